@@ -1,0 +1,46 @@
+"""Everything that this package raises on purpose.
+
+    GptOssError
+    ├── ConfigError        a config.json that is missing, unreadable or of another architecture
+    ├── CheckpointError    tensors missing, unexpected, truncated, of a wrong shape, dtype or value
+    ├── ConversionError    a conversion that cannot start or go on (output exists, disk too small)
+    ├── ModelNotFoundError a name that leads to no model on this machine
+    ├── TokenizerError     a tokenizer.json that is missing or does not serve gpt-oss
+    ├── HarmonyError       a conversation that cannot be rendered (never raised for a model's output)
+    └── RequestError       an argument of a call out of its range (also a ValueError)
+
+A message is one line that names the thing, what was expected, what was found, and the way out. The command
+line prints it as it stands.
+"""
+
+
+class GptOssError(Exception):
+    """Base of every error that gptoss_mlx raises on purpose."""
+
+
+class ConfigError(GptOssError):
+    """A config.json is missing, unreadable, incomplete or describes another architecture."""
+
+
+class CheckpointError(GptOssError):
+    """A checkpoint's tensors are missing, unexpected, truncated, or of a wrong shape, dtype or value."""
+
+
+class ConversionError(GptOssError):
+    """A conversion cannot start or go on: the output exists, the disk is too small, nothing to resume."""
+
+
+class ModelNotFoundError(GptOssError):
+    """A model name leads to nothing on this machine (and nothing may be downloaded)."""
+
+
+class TokenizerError(GptOssError):
+    """A tokenizer.json is missing, unreadable, or lacks a harmony token."""
+
+
+class HarmonyError(GptOssError):
+    """A conversation cannot be rendered or read from JSON; never raised for a model's output."""
+
+
+class RequestError(GptOssError, ValueError):
+    """An argument is out of its range or contradicts another one."""
