@@ -1,0 +1,1 @@
+"""The converter: release files in, an MLX folder out; installed as `gptoss_mlx.convert`."""
