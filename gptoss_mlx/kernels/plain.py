@@ -1,0 +1,111 @@
+"""The hot operations in stock MLX: reference, and fallback where no faster form exists.
+
+Shapes: B sequences, T tokens, S cached keys, H query heads, K key/value heads, D head width, E experts,
+k experts per token.
+"""
+
+from __future__ import annotations
+
+import mlx.core as mx
+
+from ..quantization import Quantization
+
+
+def rms_norm(x: mx.array, weight: mx.array, eps: float) -> mx.array:
+    """RMSNorm in float32 including the multiplication by the weight, cast once at the end.
+
+    Args:
+        x: activations (..., hidden).
+        weight: (hidden,) in float32; a narrower weight would be multiplied after the cast.
+        eps: added to the mean square.
+    """
+    return mx.fast.rms_norm(x, weight.astype(mx.float32), eps).astype(x.dtype)
+
+
+def attend(
+    queries: mx.array, keys: mx.array, values: mx.array, *, scale: float, sinks: mx.array, mask: mx.array | str | None
+) -> mx.array:
+    """Attention with one learned sink per query head in the softmax's denominator.
+
+    Args:
+        queries: (B, H, T, D).
+        keys: (B, K, S, D); H is a multiple of K.
+        values: (B, K, S, D).
+        scale: factor on query-key products; the sinks are not scaled.
+        sinks: (H,).
+        mask: boolean (T, S), "causal", or None where every key is allowed.
+
+    Returns:
+        (B, H, T, D) in the dtype of the queries.
+    """
+    return mx.fast.scaled_dot_product_attention(
+        queries, keys, values, scale=scale, mask=mask, sinks=sinks.astype(queries.dtype)
+    )
+
+
+def swiglu(gate: mx.array, up: mx.array, *, limit: float, alpha: float) -> mx.array:
+    """gpt-oss's clamped SwiGLU: gate * sigmoid(alpha * gate) * (up + 1).
+
+    The gate is clamped from above only, up on both sides.
+    """
+    gate = mx.minimum(gate, limit)
+    up = mx.clip(up, -limit, limit)
+    return gate * mx.sigmoid(alpha * gate) * (up + 1)
+
+
+def gather_product(
+    x: mx.array,
+    weight: mx.array,
+    experts: mx.array,
+    *,
+    scales: mx.array | None = None,
+    biases: mx.array | None = None,
+    quantization: Quantization | None = None,
+    sorted_experts: bool = False,
+) -> mx.array:
+    """Multiply each row by the matrix of its expert.
+
+    Args:
+        x: (..., 1, in), broadcast against `experts`.
+        weight: (E, out, in), or packed (E, out, words).
+        experts: indices (..., k).
+        scales: one per group of a packed weight.
+        biases: the offsets of an affine weight.
+        quantization: how the weight is packed; None for a plain one.
+        sorted_experts: whether `experts` ascends, which lets a GPU take a faster path.
+
+    Returns:
+        (..., k, 1, out).
+    """
+    if quantization is None:
+        plain = weight.swapaxes(-1, -2).astype(x.dtype)
+        return mx.gather_mm(x, plain, rhs_indices=experts, sorted_indices=sorted_experts)
+    return mx.gather_qmm(
+        x,
+        weight,
+        scales,
+        biases,
+        rhs_indices=experts,
+        transpose=True,
+        group_size=quantization.group_size,
+        bits=quantization.bits,
+        mode=quantization.mode,
+        sorted_indices=sorted_experts,
+    )
+
+
+def dequantize_rows(
+    weight: mx.array, scales: mx.array, biases: mx.array | None, quantization: Quantization, dtype: mx.Dtype
+) -> mx.array:
+    """Expand packed rows (..., words) to (..., in) in `dtype`, without a detour through a narrower one."""
+    if quantization.mode == "affine":
+        scales = scales.astype(dtype)
+        biases = None if biases is None else biases.astype(dtype)
+    return mx.dequantize(
+        weight,
+        scales,
+        biases,
+        group_size=quantization.group_size,
+        bits=quantization.bits,
+        mode=quantization.mode,
+    ).astype(dtype)

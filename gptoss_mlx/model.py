@@ -1,0 +1,253 @@
+"""The gpt-oss transformer, top-down.
+
+Tokens are embedded, pass through layers of attention (alternating between a sliding window and the full
+context, with a learned sink per head) and a mixture of experts (a router picks a few per token), and come out as
+logits. One implementation serves every device, any batch and any chunking; `kernels` decides how each operation
+runs.
+
+Shapes: B sequences, T tokens, H query heads, K key/value heads, D head width, E experts, k experts per token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from . import kernels
+from .cache import Cache, FullCache, SlidingCache, window_mask
+from .config import FULL, ModelConfig
+from .quantization import Quantization
+from .rope import Rope, rotate
+
+SORT_FROM = 64
+"""Rows times experts per token from which sorting the rows by expert pays on a GPU."""
+
+
+class Model(nn.Module):
+    """gpt-oss with its output projection.
+
+    Parameters are named as in an MLX folder. `model_type`, `args` and `layers` are what mlx-lm's generation and
+    LoRA code ask a model for.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.args = config
+        self.model_type = "gpt_oss"
+        self.model = Transformer(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    def __call__(
+        self, inputs: mx.array, cache: Sequence[Cache] | None = None, *, positions: slice | mx.array | None = None
+    ) -> mx.array:
+        """Logits of the asked positions.
+
+        Args:
+            inputs: token ids (B, T).
+            cache: from `make_cache`, updated in place; None where nothing came before and nothing follows.
+            positions: which of the T positions; a slice or indices. None means all. The output projection is the
+                largest matrix by far, so ask only for what is needed.
+
+        Returns:
+            (B, positions, vocabulary) in the dtype of the activations.
+        """
+        x = self.model(inputs, cache)
+        if positions is not None:
+            x = x[:, positions]
+        return self.lm_head(x)
+
+    @property
+    def layers(self) -> list[Layer]:
+        """The layers, first to last."""
+        return self.model.layers
+
+    def make_cache(self) -> list[Cache]:
+        """An empty cache for each layer."""
+        config = self.args
+        return [FullCache() if kind == FULL else SlidingCache(config.sliding_window) for kind in config.layer_types]
+
+
+class Transformer(nn.Module):
+    """Embedding, layers, final norm: tokens (B, T) to activations (B, T, hidden)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = [Layer(config, kind) for kind in config.layer_types]
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self._rope = Rope(config)
+        self._window = config.sliding_window
+        self._kinds = config.layer_types
+
+    def __call__(self, inputs: mx.array, cache: Sequence[Cache] | None = None) -> mx.array:
+        length = inputs.shape[1]
+        caches: Sequence[Cache | None] = cache if cache is not None else [None] * len(self.layers)
+        offset = caches[0].offset if caches[0] is not None else 0
+        x = self.embed_tokens(inputs).astype(kernels.compute_dtype())
+        rope = self._rope.rows(offset, length)
+        masks = {kind: self._mask(kind, length, caches) for kind in set(self._kinds)}
+        for layer, layer_cache, kind in zip(self.layers, caches, self._kinds, strict=True):
+            x = layer(x, rope, masks[kind], layer_cache)
+        return self.norm(x)
+
+    def _mask(self, kind: str, length: int, caches: Sequence[Cache | None]) -> mx.array | str | None:
+        cache = caches[self._kinds.index(kind)]
+        if cache is not None:
+            return cache.mask(length)
+        if length == 1:
+            return None
+        return "causal" if kind == FULL else window_mask(length, 0, self._window)
+
+
+class Layer(nn.Module):
+    """Attention and experts, each on a normalised copy of the residual stream (B, T, hidden)."""
+
+    def __init__(self, config: ModelConfig, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = Attention(config)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = MixtureOfExperts(config)
+
+    def __call__(
+        self,
+        x: mx.array,
+        rope: tuple[mx.array, mx.array],
+        mask: mx.array | str | None,
+        cache: Cache | None,
+    ) -> mx.array:
+        x = x + self.self_attn(self.input_layernorm(x), rope, mask, cache)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class RMSNorm(nn.Module):
+    """Root mean square norm, float32 inside and in its weight."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = mx.ones((size,))
+        self.eps = eps
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return kernels.rms_norm(x, self.weight, self.eps)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with rotary positions and one sink per query head."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        heads, kv_heads, width = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        self.width = width
+        self.scale = width**-0.5
+        self.sinks = mx.zeros((heads,))
+        self.q_proj = nn.Linear(config.hidden_size, heads * width)
+        self.k_proj = nn.Linear(config.hidden_size, kv_heads * width)
+        self.v_proj = nn.Linear(config.hidden_size, kv_heads * width)
+        self.o_proj = nn.Linear(heads * width, config.hidden_size)
+
+    def __call__(
+        self,
+        x: mx.array,
+        rope: tuple[mx.array, mx.array],
+        mask: mx.array | str | None,
+        cache: Cache | None,
+    ) -> mx.array:
+        queries = rotate(self._heads(self.q_proj(x)), *rope)
+        keys = rotate(self._heads(self.k_proj(x)), *rope)
+        values = self._heads(self.v_proj(x))
+        if cache is not None:
+            keys, values = cache.update_and_fetch(keys, values)
+        out = kernels.attend(queries, keys, values, scale=self.scale, sinks=self.sinks, mask=mask)
+        return self.o_proj(out.swapaxes(1, 2).flatten(2))  # (B, H, T, D) -> (B, T, H*D) -> (B, T, hidden)
+
+    def _heads(self, x: mx.array) -> mx.array:
+        return x.unflatten(-1, (-1, self.width)).swapaxes(1, 2)  # (B, T, n*D) -> (B, n, T, D)
+
+
+class MixtureOfExperts(nn.Module):
+    """A router picks k experts per token; their outputs are summed with softmax weights over these k."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.experts_per_token = config.num_experts_per_tok
+        self.router = nn.Linear(config.hidden_size, config.num_local_experts)
+        self.experts = Experts(config)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        logits = self.router(x)  # (B, T, E)
+        chosen = mx.stop_gradient(mx.argpartition(-logits, self.experts_per_token - 1, axis=-1))
+        chosen = chosen[..., : self.experts_per_token]  # (B, T, k)
+        weights = mx.softmax(mx.take_along_axis(logits, chosen, axis=-1), axis=-1, precise=True)
+        return (self.experts(x, chosen) * weights[..., None]).sum(axis=-2)
+
+
+class Experts(nn.Module):
+    """The experts' gated feed-forward networks: (B, T, hidden) and choices (B, T, k) to (B, T, k, hidden)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        count, hidden, inner = config.num_local_experts, config.hidden_size, config.intermediate_size
+        self.gate_proj = ExpertLinear(count, hidden, inner)
+        self.up_proj = ExpertLinear(count, hidden, inner)
+        self.down_proj = ExpertLinear(count, inner, hidden)
+        self.limit, self.alpha = config.swiglu_limit, config.swiglu_alpha
+
+    def __call__(self, x: mx.array, chosen: mx.array) -> mx.array:
+        if chosen.size < SORT_FROM:
+            return self._forward(x[..., None, None, :], chosen, sorted_experts=False).squeeze(-2)
+        order = mx.argsort(chosen.flatten())
+        rows = x.flatten(0, -2)[order // chosen.shape[-1]]  # each token once per choice, by expert
+        out = self._forward(rows[:, None, :], chosen.flatten()[order], sorted_experts=True)
+        return out.squeeze(-2)[mx.argsort(order)].reshape(*chosen.shape, -1)
+
+    def _forward(self, x: mx.array, experts: mx.array, *, sorted_experts: bool) -> mx.array:
+        gate = self.gate_proj(x, experts, sorted_experts)
+        up = self.up_proj(x, experts, sorted_experts)
+        inner = kernels.swiglu(gate, up, limit=self.limit, alpha=self.alpha)
+        return self.down_proj(inner, experts, sorted_experts)
+
+
+class ExpertLinear(nn.Module):
+    """One linear layer per expert, plain (E, out, in) or packed (E, out, words)."""
+
+    def __init__(self, experts: int, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = mx.zeros((experts, outputs, inputs))
+        self.bias = mx.zeros((experts, outputs))
+        self.quantization: Quantization | None = None
+
+    def __call__(self, x: mx.array, experts: mx.array, sorted_experts: bool) -> mx.array:
+        """(..., 1, in) and expert indices (..., k) to (..., k, 1, out)."""
+        y = kernels.gather_product(
+            x,
+            self.weight,
+            experts,
+            scales=self.get("scales"),
+            biases=self.get("biases"),
+            quantization=self.quantization,
+            sorted_experts=sorted_experts,
+        )
+        return y + self.bias[experts][..., None, :]
+
+
+class PackedEmbedding(nn.Module):
+    """An embedding whose rows are expanded when they are looked up, in the activations' dtype."""
+
+    def __init__(self, quantization: Quantization) -> None:
+        super().__init__()
+        self.quantization = quantization
+        self.weight = self.scales = mx.zeros((0, 0))
+
+    def __call__(self, tokens: mx.array) -> mx.array:
+        biases = self.get("biases")
+        return kernels.dequantize_rows(
+            self.weight[tokens],
+            self.scales[tokens],
+            None if biases is None else biases[tokens],
+            self.quantization,
+            kernels.compute_dtype(),
+        )

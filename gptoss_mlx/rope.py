@@ -1,0 +1,92 @@
+"""Rotary position embedding with YaRN, from a table.
+
+The angles are computed in float64 and their cosines and sines rounded to float32 once. Multiplying a float32
+position with a float32 frequency instead is off by 1e-3 rad at position 20,000 already.
+"""
+
+from __future__ import annotations
+
+import math
+
+import mlx.core as mx
+import numpy as np
+import numpy.typing as npt
+
+from .config import ModelConfig
+
+
+def inverse_frequencies(config: ModelConfig) -> npt.NDArray[np.float64]:
+    """YaRN's inverse frequency of each of the head_dim / 2 pairs, in radians per position.
+
+    Pairs that turn often keep their frequency, pairs that turn less than once over the original context are
+    slowed down by the whole factor, those between are blended. The borders of the blend are fractional unless
+    the configuration asks for `truncate`. Source: Peng et al., YaRN (2023), section 3.2; gpt-oss model card.
+    """
+    pairs = config.head_dim // 2
+    plain = config.rope_theta ** (-np.arange(pairs) / pairs)
+    if config.rope_factor <= 1:
+        return np.asarray(plain, np.float64)
+
+    def pair_with(turns: float) -> float:
+        return pairs * math.log(config.rope_original_context / (turns * 2 * math.pi)) / math.log(config.rope_theta)
+
+    low, high = pair_with(config.rope_beta_fast), pair_with(config.rope_beta_slow)
+    if config.rope_truncate:
+        low, high = math.floor(low), math.ceil(high)
+    ramp = np.clip((np.arange(pairs) - low) / max(high - low, 1e-3), 0.0, 1.0)
+    return np.asarray(plain * (1 - ramp) + plain / config.rope_factor * ramp, np.float64)
+
+
+class Rope:
+    """Rotates queries and keys by their positions.
+
+    The table grows by doubling up to the model's last position; all layers share it.
+    """
+
+    FIRST = 4096
+
+    def __init__(self, config: ModelConfig) -> None:
+        self._frequencies = inverse_frequencies(config)
+        self._factor = config.attention_factor
+        self._rows = 0
+        self._cos = self._sin = mx.zeros((0, config.head_dim // 2))
+
+    def rows(self, first: int, length: int) -> tuple[mx.array, mx.array]:
+        """Cosines and sines, times the attention factor, of `length` positions from an offset on.
+
+        Args:
+            first: the first position.
+            length: how many.
+
+        Returns:
+            Two float32 arrays (length, head_dim / 2).
+        """
+        self._reach(first + length)
+        return self._cos[first : first + length], self._sin[first : first + length]
+
+    def _reach(self, end: int) -> None:
+        if end <= self._rows:
+            return
+        rows = self.FIRST
+        while rows < end:
+            rows *= 2
+        angles = np.arange(rows)[:, None] * self._frequencies
+        self._cos = mx.array((np.cos(angles) * self._factor).astype(np.float32))
+        self._sin = mx.array((np.sin(angles) * self._factor).astype(np.float32))
+        self._rows = rows
+
+
+def rotate(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
+    """Rotate pairs (i, i + D/2) of the last axis in float32.
+
+    Args:
+        x: (B, heads, T, D).
+        cos: (T, D/2) float32.
+        sin: (T, D/2) float32.
+
+    Returns:
+        (B, heads, T, D) in the dtype of x.
+    """
+    first, second = mx.split(x.astype(mx.float32), 2, axis=-1)
+    turned = mx.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return turned.astype(x.dtype)
