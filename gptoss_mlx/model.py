@@ -165,7 +165,7 @@ class Attention(nn.Module):
         return self.o_proj(out.swapaxes(1, 2).flatten(2))  # (B, H, T, D) -> (B, T, H*D) -> (B, T, hidden)
 
     def _heads(self, x: mx.array) -> mx.array:
-        return x.unflatten(-1, (-1, self.width)).swapaxes(1, 2)  # (B, T, n*D) -> (B, n, T, D)
+        return mx.unflatten(x, -1, (-1, self.width)).swapaxes(1, 2)  # (B, T, n*D) -> (B, n, T, D)
 
 
 class MixtureOfExperts(nn.Module):

@@ -77,7 +77,7 @@ def gather_product(
     Returns:
         (..., k, 1, out).
     """
-    if quantization is None:
+    if quantization is None or scales is None:
         plain = weight.swapaxes(-1, -2).astype(x.dtype)
         return mx.gather_mm(x, plain, rhs_indices=experts, sorted_indices=sorted_experts)
     return mx.gather_qmm(
