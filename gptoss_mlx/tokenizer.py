@@ -12,6 +12,7 @@ import codecs
 import json
 import re
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 
@@ -80,37 +81,29 @@ class Tokenizer:
     def from_file(cls, path: Path) -> Tokenizer:
         """Read one tokenizer.json; TokenizerError if it is missing or does not serve gpt-oss."""
         path = Path(path)
+        if not path.is_file():
+            raise TokenizerError(f"{path}: no such file; copy {FILE_NAME} of the released model into the folder")
         try:
-            text = path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            raise TokenizerError(
-                f"{path}: no such file; copy {FILE_NAME} of the released model into the folder"
-            ) from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise TokenizerError(f"{path}: cannot be read: {error}") from error
-        try:
-            encoder = tokenizers.Tokenizer.from_str(text)
-        except Exception as error:  # noqa: BLE001 - the package raises the bare Exception for any bad file
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise TokenizerError(f"{path}: not a tokenizer file that can be read: {reason}") from error
+            encoder = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # the package raises the bare Exception for whatever is wrong with a file
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise TokenizerError(f"{path}: cannot be read as a tokenizer: {reason}") from error
         return cls(encoder, str(path))
 
     def _check(self, encoder: tokenizers.Tokenizer) -> None:
         missing = [token for token in HARMONY_TOKENS if token not in self.special]
         if missing:
             raise TokenizerError(
-                f"{self._name}: lacks the harmony tokens {', '.join(missing)}; expected the tokenizer of a gpt-oss model"
+                f"{self._name}: lacks the harmony tokens {', '.join(missing)}; "
+                "expected the tokenizer.json of a gpt-oss model"
             )
         if any(encoder.token_to_id(character) is None for character in BYTE_OF_CHARACTER):
             raise TokenizerError(f"{self._name}: expected a byte-level BPE with all 256 bytes, found another kind")
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text` as plain text: never a special token, whatever it spells. Lone surrogates become U+FFFD."""
-        try:
-            ids = self._encode(text)
-        except UnicodeEncodeError:
-            text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-            ids = self._encode(text)
+        text = _without_surrogates(text)
+        ids = self._encode(text)
         if self._special_ids.isdisjoint(ids):
             return ids
         # A vocabulary that lists the specials among its ordinary words too: cut the spellings, then none is whole.
@@ -123,7 +116,7 @@ class Tokenizer:
 
     def _cut_spellings(self, text: str) -> list[str]:
         cuts = [0, *(match.start() + 1 for match in self._spellings.finditer(text)), len(text)]
-        return [text[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+        return [text[a:b] for a, b in pairwise(cuts)]
 
     def id_of(self, token: str) -> int:
         """Id of the token spelled `token` (a special, or an entry of the vocabulary in its file's alphabet)."""
@@ -152,8 +145,17 @@ class Tokenizer:
         return b"" if spelling is None else bytes(BYTE_OF_CHARACTER[character] for character in spelling)
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """Text of `tokens`, specials as their spelling, bytes that are not UTF-8 as U+FFFD. Unknown ids give nothing."""
+        """Text of `tokens`; specials as their spelling, invalid UTF-8 as U+FFFD, nothing for unknown ids."""
         return b"".join(map(self.token_bytes, tokens)).decode("utf-8", "replace")
+
+
+def _without_surrogates(text: str) -> str:
+    """Join surrogate pairs and replace lone surrogates, which no UTF-8 and therefore no token can express."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 def _without_added_tokens(encoder: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
