@@ -1,0 +1,238 @@
+"""A model folder -> a model with its arrays in place.
+
+Four layouts are read: an MLX folder, the released Hugging Face folder, its `original/` files, and a BF16
+checkpoint. The last three are rearranged in memory, the experts' MXFP4 bits untouched.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten, tree_unflatten
+
+from gptoss_mlx.convert import names, tensorfile
+
+from . import kernels
+from .config import ModelConfig, read_json
+from .errors import CheckpointError
+from .model import ExpertLinear, Model, PackedEmbedding
+from .quantization import Quantization, from_entry, from_tensors
+
+Arrays = dict[str, mx.array]
+Progress = Callable[[int, int], None]
+"""Called with the bytes loaded so far and the bytes in all."""
+
+RELEASE_MARK, BF16_MARK, ORIGINAL_MARK = "experts.gate_up_proj_blocks", "experts.gate_up_proj", "embedding.weight"
+
+
+def load_model(folder: Path, progress: Progress | None = None) -> tuple[Model, ModelConfig]:
+    """Build the model of a folder and load its weights.
+
+    Args:
+        folder: in any of the four layouts.
+        progress: told after each layer.
+
+    Raises:
+        ConfigError: no config.json of a gpt-oss model is there.
+        CheckpointError: a tensor is missing, unexpected, truncated, or of a wrong shape.
+    """
+    folder = weights_folder(folder)
+    config = ModelConfig.from_folder(folder)
+    arrays = read_arrays(folder, config)
+    model = Model(config)
+    pack(model, config, arrays)
+    check(model, arrays)
+    place(model, arrays, progress)
+    model.eval()
+    return model, config
+
+
+def weights_folder(folder: Path) -> Path:
+    """The folder itself, or its `original/` where only that holds a checkpoint."""
+    original = folder / "original"
+    if not (folder / "config.json").exists() and (original / "config.json").exists():
+        return original
+    return folder
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The checkpoint's files: those of its index, else every `model*.safetensors`.
+
+    Raises:
+        CheckpointError: there is none, or one that the index names is missing.
+    """
+    index = folder / "model.safetensors.index.json"
+    if not index.exists():
+        files = sorted(folder.glob("model*.safetensors"))
+        if not files:
+            raise CheckpointError(f"{folder}: no model*.safetensors found; expected a checkpoint of gpt-oss")
+        return files
+    listed = read_json(index).get("weight_map")
+    if not isinstance(listed, Mapping):
+        raise CheckpointError(f"{index}: expected a weight_map; fetch the file again")
+    files = [folder / name for name in sorted(set(listed.values()))]
+    for file in files:
+        if not file.exists():
+            raise CheckpointError(f"{file}: not found, but {index.name} names it; fetch the missing file")
+    return files
+
+
+def read_arrays(folder: Path, config: ModelConfig) -> Arrays:
+    """Every tensor of a folder under its MLX name, still on disk until it is evaluated."""
+    stored: Arrays = {}
+    for file in weight_files(folder):
+        tensorfile.read_header(file)  # names a truncated or foreign file better than MLX does
+        try:
+            loaded = mx.load(str(file))
+        except RuntimeError as error:
+            raise CheckpointError(f"{file}: not readable as safetensors ({error}); fetch it again") from None
+        assert isinstance(loaded, dict)
+        for name, array in loaded.items():
+            if name in stored:
+                raise CheckpointError(f"{file}: holds {name}, which another file holds too")
+            stored[name] = array
+    if ORIGINAL_MARK in stored:
+        stored = _from_original(stored, config)
+    if any(name.endswith((RELEASE_MARK, BF16_MARK)) for name in stored):
+        return {name: array for source in list(stored) for name, array in _from_release(source, stored.pop(source))}
+    return stored
+
+
+def _from_original(stored: Arrays, config: ModelConfig) -> Arrays:
+    renamed: Arrays = {}
+    for name, (whole, parts) in names.original_tensors(config).items():
+        array = stored.pop(name, None)
+        if array is None:
+            raise CheckpointError(f"{name}: missing from the checkpoint; fetch the folder again")
+        if array.shape != whole.shape:
+            raise CheckpointError(f"{name}: shape {whole.shape} expected, {array.shape} found")
+        first = 0
+        for part in parts:
+            renamed[part.name] = array[first : first + part.shape[0]] if len(parts) > 1 else array
+            first += part.shape[0]
+    renamed.update(stored)  # what no rule knows is reported under its own name
+    return renamed
+
+
+def _from_release(name: str, array: mx.array) -> Iterator[tuple[str, mx.array]]:
+    found = re.fullmatch(r"(.*\.mlp\.experts)\.(gate_up_proj|down_proj)(_blocks|_scales|_bias|)", name)
+    if found is None:
+        yield name, array
+        return
+    experts, matrix, part = found.groups()
+    match part:
+        case "_blocks":
+            array, kind = array.view(mx.uint32).flatten(-2), "weight"  # (E, out, in/32, 16) -> (E, out, in/8)
+        case "_scales":
+            kind = "scales"
+        case "_bias":
+            kind = "bias"
+        case _:
+            array, kind = array.swapaxes(-1, -2), "weight"  # (E, in, out) -> (E, out, in)
+    if matrix == "down_proj":
+        yield f"{experts}.down_proj.{kind}", array
+        return
+    for side, first in (("gate_proj", 0), ("up_proj", 1)):  # interleaved row by row
+        half = array[:, first::2]
+        yield f"{experts}.{side}.{kind}", mx.contiguous(half)
+
+
+def pack(model: Model, config: ModelConfig, arrays: Mapping[str, mx.array]) -> None:
+    """Replace every module whose weight is packed by its packed form, all arrays still empty."""
+    replaced = []
+    for path, module in model.named_modules():
+        if not isinstance(module, (nn.Linear, nn.Embedding, ExpertLinear)):
+            continue
+        quantization = find_quantization(path, module, config, arrays)
+        if quantization is not None:
+            replaced.append((path, _packed(module, quantization)))
+    model.update_modules(tree_unflatten(replaced))
+
+
+def find_quantization(
+    path: str, module: Any, config: ModelConfig, arrays: Mapping[str, mx.array]
+) -> Quantization | None:
+    """How a module's weight is packed: by its own entry in config.json, else by its tensors.
+
+    Raises:
+        CheckpointError: config.json and tensors contradict each other, or no packing has such shapes.
+        ConfigError: the entry is incomplete.
+    """
+    entry = (config.quantization or {}).get(path)
+    scales, weight = arrays.get(f"{path}.scales"), arrays.get(f"{path}.weight")
+    if scales is None or weight is None:
+        if isinstance(entry, Mapping):
+            raise CheckpointError(f"{path}.scales: missing, but config.json says that the module is quantized")
+        return None
+    if isinstance(entry, Mapping):
+        return from_entry(path, entry)
+    inputs = module.weight.shape[-1]
+    return from_tensors(path, inputs, weight.shape[-1], scales.shape[-1], scales.dtype == mx.uint8)
+
+
+def _packed(module: Any, quantization: Quantization) -> Any:
+    *rows, inputs = module.weight.shape
+    if isinstance(module, nn.Linear):
+        packed = nn.QuantizedLinear(
+            inputs, rows[0], "bias" in module, quantization.group_size, quantization.bits, quantization.mode
+        )
+    elif isinstance(module, nn.Embedding):
+        packed = PackedEmbedding(quantization)
+    else:
+        packed = module
+        packed.quantization = quantization
+    packed.weight = mx.zeros((*rows, quantization.words(inputs)), mx.uint32)
+    groups = (*rows, inputs // quantization.group_size)
+    packed.scales = mx.zeros(groups)
+    if quantization.mode == "affine":
+        packed.biases = mx.zeros(groups)
+    return packed
+
+
+def check(model: Model, arrays: Mapping[str, mx.array]) -> None:
+    """Hold the arrays against the model's parameters.
+
+    Raises:
+        CheckpointError: the first array that is missing, unexpected or of a wrong shape.
+    """
+    wanted: dict[str, mx.array] = dict(tree_flatten(model.parameters()))  # type: ignore[arg-type]
+    for name, parameter in wanted.items():
+        if name not in arrays:
+            raise CheckpointError(f"{name}: missing from the checkpoint; fetch or convert the folder again")
+        if arrays[name].shape != parameter.shape:
+            raise CheckpointError(
+                f"{name}: shape {parameter.shape} expected from config.json, {arrays[name].shape} found"
+            )
+    for name in arrays:
+        if name not in wanted:
+            raise CheckpointError(f"{name}: unexpected tensor; is this a checkpoint of another architecture?")
+
+
+def place(model: Model, arrays: Arrays, progress: Progress | None = None) -> None:
+    """Put the arrays into the model and read them from disk, one layer after the other."""
+    total, done = sum(array.nbytes for array in arrays.values()), 0
+    model.update(tree_unflatten([(name, _prepared(name, arrays.pop(name))) for name in list(arrays)]))
+    for part in (model.model.embed_tokens, *model.layers, model.model.norm, model.lm_head):
+        mx.eval(part.parameters())
+        done += sum(array.nbytes for array in _leaves(part.parameters()))
+        if progress is not None:
+            progress(min(done, total), total)
+
+
+def _leaves(tree: Any) -> list[mx.array]:
+    return [array for _, array in tree_flatten(tree) if isinstance(array, mx.array)]
+
+
+def _prepared(name: str, array: mx.array) -> mx.array:
+    """Norms in float32, other vectors in the activations' dtype, matrices as stored (float16 has no place)."""
+    dtype = kernels.compute_dtype()
+    if name.endswith("norm.weight"):
+        return array.astype(mx.float32)
+    if name.endswith((".bias", ".sinks")) or array.dtype == mx.float16:
+        return array.astype(dtype)
+    return array
