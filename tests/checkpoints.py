@@ -140,7 +140,8 @@ def bf16_words(values: NDArray[np.float32]) -> NDArray[np.uint16]:
     """Round float32 to BF16, ties to even."""
     words: NDArray[np.uint32] = np.ascontiguousarray(values).view(np.uint32)
     rounded: NDArray[np.uint32] = words + np.uint32(0x7FFF) + (words >> np.uint32(16) & np.uint32(1))
-    return (rounded >> np.uint32(16)).astype(np.uint16)
+    out: NDArray[np.uint16] = (rounded >> np.uint32(16)).astype(np.uint16)
+    return out
 
 
 def tensors(shape: Shape) -> Tensors:
