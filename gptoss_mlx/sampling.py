@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import mlx.core as mx
 
@@ -36,15 +37,13 @@ class SamplingParams:
     repetition_context: int = 64
     seed: int | None = None
     """None draws a fresh one for every answer."""
-    stop: tuple[str, ...] = ()
+    stop: Sequence[str] = ()
     """Texts that end the answer; they are not part of it."""
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     """Added to the logits of these token ids."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.stop, str):
-            object.__setattr__(self, "stop", (self.stop,))
-        object.__setattr__(self, "stop", tuple(self.stop))
+        object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
         for name, value, good, expected in (
             ("temperature", self.temperature, 0 <= self.temperature <= 100, "0 to 100"),
             ("top_p", self.top_p, 0 < self.top_p <= 1, "more than 0, at most 1"),
@@ -78,7 +77,7 @@ class Sampler:
         seed = params.seed if params.seed is not None else secrets.randbits(63)
         self._key = mx.random.key(seed)
 
-    def __call__(self, logits: mx.array, history: Sequence[int]) -> mx.array:
+    def __call__(self, logits: mx.array, history: Sequence[int]) -> int:
         """Choose a token.
 
         Args:
@@ -86,19 +85,19 @@ class Sampler:
             history: the tokens so far, prompt included.
 
         Returns:
-            The token's id, an array of no dimensions, not evaluated yet.
+            The token's id.
         """
         logits = logits[None, : self._size].astype(mx.float32)
         for process in self._processors:
             recent = list(history[-self.params.repetition_context :])
             logits = process(mx.array(recent) if recent else [], logits)
         if self.params.temperature == 0:
-            return mx.argmax(logits[0])
+            return _number(mx.argmax(logits[0]))
         logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
         for keep in self._filters:
             logprobs = keep(logprobs)
         self._key, key = mx.random.split(self._key)
-        return mx.random.categorical(logprobs[0] / self.params.temperature, key=key)
+        return _number(mx.random.categorical(logprobs[0] / self.params.temperature, key=key))
 
 
 def _processors(params: SamplingParams) -> list[Callable[..., mx.array]]:
@@ -124,3 +123,8 @@ def _filters(params: SamplingParams, size: int) -> list[Callable[[mx.array], mx.
     if top_k > 0:
         filters.append(lambda logprobs: apply_top_k(logprobs, top_k))
     return filters
+
+
+def _number(array: mx.array) -> int:
+    value: Any = array.item()
+    return int(value)

@@ -177,6 +177,7 @@ def find_quantization(
 
 def _packed(module: Any, quantization: Quantization) -> Any:
     *rows, inputs = module.weight.shape
+    packed: Any = module
     if isinstance(module, nn.Linear):
         packed = nn.QuantizedLinear(
             inputs, rows[0], "bias" in module, quantization.group_size, quantization.bits, quantization.mode
@@ -184,7 +185,6 @@ def _packed(module: Any, quantization: Quantization) -> Any:
     elif isinstance(module, nn.Embedding):
         packed = PackedEmbedding(quantization)
     else:
-        packed = module
         packed.quantization = quantization
     packed.weight = mx.zeros((*rows, quantization.words(inputs)), mx.uint32)
     groups = (*rows, inputs // quantization.group_size)
@@ -200,7 +200,7 @@ def check(model: Model, arrays: Mapping[str, mx.array]) -> None:
     Raises:
         CheckpointError: the first array that is missing, unexpected or of a wrong shape.
     """
-    wanted: dict[str, mx.array] = dict(tree_flatten(model.parameters()))  # type: ignore[arg-type]
+    wanted: dict[str, mx.array] = _named(model.parameters())
     for name, parameter in wanted.items():
         if name not in arrays:
             raise CheckpointError(f"{name}: missing from the checkpoint; fetch or convert the folder again")
@@ -219,13 +219,14 @@ def place(model: Model, arrays: Arrays, progress: Progress | None = None) -> Non
     model.update(tree_unflatten([(name, _prepared(name, arrays.pop(name))) for name in list(arrays)]))
     for part in (model.model.embed_tokens, *model.layers, model.model.norm, model.lm_head):
         mx.eval(part.parameters())
-        done += sum(array.nbytes for array in _leaves(part.parameters()))
+        done += sum(array.nbytes for array in _named(part.parameters()).values())
         if progress is not None:
             progress(min(done, total), total)
 
 
-def _leaves(tree: Any) -> list[mx.array]:
-    return [array for _, array in tree_flatten(tree) if isinstance(array, mx.array)]
+def _named(tree: Any) -> dict[str, mx.array]:
+    leaves: Any = tree_flatten(tree)
+    return dict(leaves)
 
 
 def _prepared(name: str, array: mx.array) -> mx.array:

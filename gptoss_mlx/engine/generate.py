@@ -50,14 +50,14 @@ def prefill(
         RequestError: no tokens, ids outside the vocabulary, or more than the model's context holds.
     """
     check_tokens(model, tokens, cache[0].offset)
-    logits = mx.zeros(())
+    hidden = mx.zeros((1, 1))
     for first in range(0, len(tokens), chunk):
-        part = mx.array(tokens[first : first + chunk])[None]
-        last = first + chunk >= len(tokens)
-        logits = model(part, cache, positions=slice(-1, None) if last else slice(0, 0))
-        mx.eval(logits, [layer.state for layer in cache])
+        part = mx.array(list(tokens[first : first + chunk]))[None]
+        hidden = model.model(part, cache)
+        mx.eval(hidden, [layer.state for layer in cache])
         if progress is not None:
             progress(min(first + chunk, len(tokens)), len(tokens))
+    logits: mx.array = model.lm_head(hidden[:, -1:])
     return logits[0, -1]
 
 
@@ -112,7 +112,7 @@ def generate(
     room = model.args.max_position_embeddings - len(history)
     left = room if max_tokens is None else min(max_tokens, room)
     while left > 0:
-        token = int(sampler(logits, history).item())
+        token = sampler(logits, history)
         history.append(token)
         left -= 1
         stopped = token in stop_tokens
