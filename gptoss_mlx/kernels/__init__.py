@@ -6,6 +6,8 @@ faster exists. On a GPU these are MLX's own fused kernels; on a CPU, MLX's porta
 
 from __future__ import annotations
 
+import os
+
 import mlx.core as mx
 
 from .plain import attend, dequantize_rows, gather_product, rms_norm, swiglu
@@ -17,7 +19,9 @@ __all__ = [
     "describe",
     "device_name",
     "gather_product",
+    "memory_limit",
     "native",
+    "on_gpu",
     "rms_norm",
     "swiglu",
 ]
@@ -54,3 +58,13 @@ def describe() -> str:
     if on_gpu():
         return f"MLX's GPU kernels on {device_name()}, activations in bfloat16"
     return "MLX's portable CPU operations, activations in float32; no native kernels in this build"
+
+
+def memory_limit() -> int:
+    """Bytes that a model may take here: the GPU's recommended working set, else the machine's memory."""
+    if on_gpu():
+        info = mx.device_info(mx.Device(mx.gpu))
+        for key in ("max_recommended_working_set_size", "total_memory", "memory_size"):
+            if key in info:
+                return int(info[key])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
