@@ -1,3 +1,15 @@
-"""A runtime for OpenAI's open-weight gpt-oss models on MLX."""
+"""A runtime for OpenAI's open-weight gpt-oss models on MLX.
+
+    import gptoss_mlx
+
+    model = gptoss_mlx.load("demo")
+    print(model.chat("What is the capital of France?").final)
+"""
+
+from pathlib import Path
 
 __version__ = "0.1.0"
+
+_here = Path(__file__).parent
+if not (_here / "convert").is_dir():  # a source tree, where the converter lies beside this folder
+    __path__.append(str(_here.parent))

@@ -157,3 +157,12 @@ def _complete(folder: Path) -> bool:
         return bool(weight_files(weights))
     except (ConfigError, CheckpointError):
         return False
+
+
+def display_name(folder: Path) -> str:
+    """What to call a folder's model in front of a person: its hub id where the folder tells it."""
+    if folder == demo.MODEL_FOLDER:
+        return "the embedded demonstration model"
+    if folder.parent.name == "snapshots":
+        return folder.parent.parent.name.removeprefix("models--").replace("--", "/")
+    return folder.name.replace("--", "/")

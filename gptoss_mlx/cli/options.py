@@ -1,0 +1,37 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from gptoss_mlx.sampling import SamplingParams
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+SAMPLING = (
+    click.option(
+        "--temp", "temperature", type=float, default=1.0, show_default=True, help="0 takes the likeliest token."
+    ),
+    click.option("--top-p", type=float, default=1.0, show_default=True, help="Keep tokens up to this probability."),
+    click.option("--top-k", type=int, default=0, help="Keep this many tokens; 0 keeps all."),
+    click.option("--min-p", type=float, default=0.0, help="Keep tokens with this share of the likeliest one."),
+    click.option("--repetition-penalty", type=float, default=1.0, help="Above 1 makes recent tokens less likely."),
+    click.option("--seed", type=int, default=None, help="Makes an answer repeatable."),
+    click.option("--stop", multiple=True, help="A text that ends the answer; may be given several times."),
+)
+
+
+def sampling_options(command: F) -> F:
+    """Add the sampling options to a command; it receives them as `sampling_params(**options)` wants them."""
+    for option in reversed(SAMPLING):
+        command = option(command)
+    return command
+
+
+def sampling_params(options: dict[str, Any]) -> SamplingParams:
+    """Take the sampling options out of a command's keyword arguments."""
+    names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed", "stop")
+    return SamplingParams(**{name: options.pop(name) for name in names})

@@ -1,0 +1,93 @@
+"""SamplingParams and the Sampler: ranges, determinism, filters, and the ids that never come out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gptoss_mlx.errors import RequestError
+from gptoss_mlx.sampling import Sampler, SamplingParams
+
+
+def draws(params: SamplingParams, logits: list[float], count: int, size: int | None = None) -> list[int]:
+    sampler, history = Sampler(params, size or len(logits)), []
+    for _ in range(count):
+        history.append(sampler(mx.array(logits), history))
+    return history
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"temperature": -0.1}, {"top_p": 0.0}, {"top_p": 1.5}, {"top_k": -1}, {"min_p": 1.1}, {"repetition_penalty": 0.0},
+        {"repetition_context": 0}, {"seed": -1}, {"stop": ("",)},
+    ],
+)  # fmt: skip
+def test_out_of_range(bad: dict[str, Any]) -> None:
+    with pytest.raises(RequestError, match=next(iter(bad))):
+        SamplingParams(**bad)
+
+
+def test_defaults_are_the_recommended_ones() -> None:
+    assert (SamplingParams().temperature, SamplingParams().top_p, SamplingParams().top_k) == (1.0, 1.0, 0)
+
+
+def test_one_stop_text_may_stand_alone() -> None:
+    assert SamplingParams(stop="END").stop == ("END",)
+
+
+@given(st.lists(st.floats(-20, 20, width=32), min_size=2, max_size=50, unique=True))
+def test_temperature_zero_takes_the_likeliest(logits: list[float]) -> None:
+    assert draws(SamplingParams(temperature=0), logits, 1) == [int(np.argmax(logits))]
+
+
+@given(st.integers(0, 2**64 - 1))
+def test_a_seed_repeats(seed: int) -> None:
+    params = SamplingParams(seed=seed)
+    first = draws(params, [0.0] * 40, 12)
+    mx.random.normal((3,))  # another user of MLX's global state
+    assert draws(params, [0.0] * 40, 12) == first
+
+
+def test_without_a_seed_draws_differ() -> None:
+    assert draws(SamplingParams(), [0.0] * 1000, 20) != draws(SamplingParams(), [0.0] * 1000, 20)
+
+
+def test_frequencies_follow_the_softmax() -> None:
+    logits = np.log([0.5, 0.3, 0.15, 0.05])
+    counts = Counter(draws(SamplingParams(seed=1), logits.tolist(), 4000))
+    for token, share in enumerate([0.5, 0.3, 0.15, 0.05]):
+        assert abs(counts[token] / 4000 - share) < 0.04
+
+
+@pytest.mark.parametrize(
+    ("filters", "allowed"),
+    [({"top_k": 2}, {0, 1}), ({"top_p": 0.7}, {0, 1}), ({"min_p": 0.25}, {0, 1, 2}), ({"top_k": 9}, {0, 1, 2, 3})],
+)
+def test_filters(filters: dict[str, Any], allowed: set[int]) -> None:
+    logits = np.log([0.5, 0.3, 0.15, 0.05]).tolist()
+    assert set(draws(SamplingParams(seed=3, **filters), logits, 300)) == allowed
+
+
+@given(st.integers(1, 30))
+def test_ids_beyond_the_tokenizer_never_come_out(size: int) -> None:
+    logits = [0.0] * size + [50.0] * 10
+    assert max(draws(SamplingParams(seed=size), logits, 30, size)) < size
+    assert max(draws(SamplingParams(temperature=0), logits, 3, size)) < size
+
+
+def test_logit_bias() -> None:
+    assert set(draws(SamplingParams(seed=0, logit_bias={2: 100.0}), [0.0] * 5, 10)) == {2}
+    with pytest.raises(RequestError, match="logit_bias"):
+        Sampler(SamplingParams(logit_bias={5: 1.0}), 5)
+
+
+def test_repetition_penalty_discourages_what_was_said() -> None:
+    logits = [2.0, 1.9, 1.8]
+    assert draws(SamplingParams(temperature=0, repetition_penalty=2.0), logits, 3) == [0, 1, 2]
