@@ -1,15 +1,18 @@
 """The tensors of a gpt-oss checkpoint: names, dtypes and shapes in each source layout, as data.
 
-Inside the converter every tensor goes by its Hugging Face release name. `original/` is a rename plus a fused qkv
-(rows of q, k, v in that order); a BF16 checkpoint holds the experts transposed and unpacked.
+`original/` is a rename of the Hugging Face release plus a fused qkv (rows of q, k, v in that order); a BF16
+checkpoint holds the experts transposed and unpacked; an MLX folder splits gate and up and has modules (a path, a
+matrix, perhaps a bias) whose matrix may be quantised.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from gptoss_mlx.config import ModelConfig
 
+from .presets import Quantization
 from .tensorfile import TensorSpec
 
 Row = tuple[str, str, str, tuple[str, ...]]
@@ -47,6 +50,66 @@ UNPACKED: tuple[Row, ...] = (
     ("mlp.experts.gate_up_proj", "", "BF16", ("E", "H", "2I")),
     ("mlp.experts.down_proj", "", "BF16", ("E", "I", "H")),
 )
+
+# MLX path, shape of the matrix, shape of the bias; or a plain tensor (no bias, no module); in mlx-lm's order
+MLX_FIRST: tuple[tuple[str, tuple[str, ...], tuple[str, ...] | None], ...] = (
+    ("model.embed_tokens", ("V", "H"), ()),
+    ("model.norm.weight", ("H",), None),
+)
+MLX_LAYER: tuple[tuple[str, tuple[str, ...], tuple[str, ...] | None], ...] = (
+    ("self_attn.sinks", ("A",), None),
+    ("self_attn.q_proj", ("Q", "H"), ("Q",)),
+    ("self_attn.k_proj", ("K", "H"), ("K",)),
+    ("self_attn.v_proj", ("K", "H"), ("K",)),
+    ("self_attn.o_proj", ("H", "Q"), ("H",)),
+    ("mlp.experts.gate_proj", ("E", "I", "H"), ("E", "I")),
+    ("mlp.experts.up_proj", ("E", "I", "H"), ("E", "I")),
+    ("mlp.experts.down_proj", ("E", "H", "I"), ("E", "H")),
+    ("mlp.router", ("E", "H"), ("E",)),
+    ("input_layernorm.weight", ("H",), None),
+    ("post_attention_layernorm.weight", ("H",), None),
+)
+MLX_LAST: tuple[tuple[str, tuple[str, ...], tuple[str, ...] | None], ...] = (("lm_head", ("V", "H"), ()),)
+
+
+@dataclass(frozen=True)
+class Module:
+    """A matrix of the MLX model, (out, in) or (experts, out, in), with its additive bias where it has one."""
+
+    path: str
+    shape: tuple[int, ...]
+    bias: tuple[int, ...]
+
+    def tensors(self, quantization: Quantization | None) -> list[TensorSpec]:
+        """Its tensors in mlx-lm's order: weight, scales, biases, bias."""
+        return [*matrix_tensors(self.path, self.shape, quantization), *self.bias_tensors()]
+
+    def bias_tensors(self) -> list[TensorSpec]:
+        return [TensorSpec(f"{self.path}.bias", "BF16", self.bias)] if self.bias else []
+
+
+def matrix_tensors(path: str, shape: tuple[int, ...], quantization: Quantization | None) -> list[TensorSpec]:
+    """What MLX stores for the matrix of a module under a quantization (None: bfloat16)."""
+    if quantization is None:
+        return [TensorSpec(f"{path}.weight", "BF16", shape)]
+    *lead, inputs = shape
+    scale = "BF16" if quantization.mode == "affine" else "U8"
+    words = TensorSpec(f"{path}.weight", "U32", (*lead, inputs * quantization.bits // 32))
+    grouped = (*lead, inputs // quantization.group_size)
+    return [words, *(TensorSpec(f"{path}.{part}", scale, grouped) for part in quantization.parts[1:])]
+
+
+def mlx_entries(config: ModelConfig) -> Iterator[Module | TensorSpec]:
+    """Modules and plain tensors of the MLX model, in the order in which mlx-lm saves them."""
+    sizes = _dimensions(config)
+    rows = [("", MLX_FIRST), *((layer_prefix(i), MLX_LAYER) for i in range(config.num_hidden_layers))]
+    for prefix, table in [*rows, ("", MLX_LAST)]:
+        for path, dimensions, bias in table:
+            shape = tuple(sizes[d] for d in dimensions)
+            if bias is None:
+                yield TensorSpec(prefix + path, "BF16", shape)
+            else:
+                yield Module(prefix + path, shape, tuple(sizes[d] for d in bias))
 
 
 def layer_prefix(layer: int) -> str:

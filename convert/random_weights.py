@@ -134,12 +134,13 @@ class RandomWeights:
         largest = np.abs(values).max(axis=1, keepdims=True) * spread
         exponent = np.ceil(np.log2(largest / 6))
         values *= spread * np.exp2(-exponent)
-        code = np.searchsorted(np.array([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5], np.float32), np.abs(values))
-        code = code.astype(np.uint8)
+        middles = np.array([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5], np.float32)
+        code = np.searchsorted(middles, np.abs(values)).astype(np.uint8)
         top = code.max(axis=1, keepdims=True)
         code += (code == top) & (top == 5)  # a block whose largest is 3 would have a finer scale
         code |= np.signbit(values).astype(np.uint8) << 3
-        return code[:, 0::2] | code[:, 1::2] << 4, (exponent[:, 0] + 127).astype(np.uint8)
+        packed = code[:, 0::2] | code[:, 1::2] << np.uint8(4)
+        return packed, (exponent[:, 0] + 127).astype(np.uint8)
 
 
 def _moments(name: str, shape: tuple[int, ...]) -> tuple[float, float]:

@@ -13,14 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.errors import ConversionError, RequestError
 
 from .names import bf16_tensors, original_tensors, release_tensors
 from .random_weights import RandomWeights
-from .tensorfile import Array, TensorSpec, header, shards
+from .tensorfile import Array, TensorSpec, as_bytes, header, shards
 
 LAYOUTS = ("hf", "original", "bf16")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
@@ -226,7 +224,7 @@ def _write_side_files(
             shutil.copyfile(tokenizer / name, root / name)
 
 
-_RELEASED_TOKENS = {
+RELEASED_TOKENS = {
     "<|startoftext|>": 199998,
     "<|endoftext|>": 199999,
     "<|return|>": 200002,
@@ -237,17 +235,17 @@ _RELEASED_TOKENS = {
 def _control_tokens(tokenizer: Path | None) -> dict[str, int]:
     """The ids of the control tokens that the configs name; the release's where no tokenizer is given."""
     if tokenizer is None:
-        return _RELEASED_TOKENS
+        return RELEASED_TOKENS
     added = json.loads((tokenizer / "tokenizer.json").read_text(encoding="utf-8"))["added_tokens"]
     found = {token["content"]: int(token["id"]) for token in added}
-    missing = [name for name in _RELEASED_TOKENS if name not in found]
+    missing = [name for name in RELEASED_TOKENS if name not in found]
     if missing:
         raise RequestError(f"{tokenizer / 'tokenizer.json'}: lacks the harmony token {missing[0]}")
-    return {name: found[name] for name in _RELEASED_TOKENS}
+    return {name: found[name] for name in RELEASED_TOKENS}
 
 
 def release_config(
-    config: ModelConfig, tokens: Mapping[str, int] = _RELEASED_TOKENS, *, packed: bool = True
+    config: ModelConfig, tokens: Mapping[str, int] = RELEASED_TOKENS, *, packed: bool = True
 ) -> dict[str, Any]:
     """The root config.json of a release; `packed` says whether the experts are MXFP4."""
     raw = config.to_dict() | {"transformers_version": "4.55.0.dev0"}
@@ -315,7 +313,7 @@ def _write_tensors(
             for spec in file.specs:
                 names = [piece.name for piece in parts[spec.name][1]] if parts else [spec.name]
                 for piece in (piece for name in names for piece in _values(weights, name)):
-                    _write_all(out, memoryview(np.ascontiguousarray(piece)).cast("B"))
+                    _write_all(out, as_bytes(piece))
                     done += piece.nbytes
                     if progress:
                         progress(done, total)

@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ class TensorSpec:
 class Stored:
     """A tensor on disk: the bytes [start, start + nbytes) of `path`, in row-major order."""
 
+    name: str
     path: Path
     start: int
     dtype: str
@@ -58,10 +59,15 @@ class Stored:
     def nbytes(self) -> int:
         return math.prod(self.shape) * DTYPES[self.dtype].itemsize
 
+    @property
+    def label(self) -> str:
+        """How messages call it."""
+        return f"{self.path}: tensor {self.name}"
+
     def rows(self, first: int, last: int) -> Stored:
         """The rows [first, last) along the first axis."""
         size = self.nbytes // self.shape[0]
-        return Stored(self.path, self.start + first * size, self.dtype, (last - first, *self.shape[1:]))
+        return replace(self, start=self.start + first * size, shape=(last - first, *self.shape[1:]))
 
 
 def header(specs: Iterable[TensorSpec], metadata: Mapping[str, str] | None = None) -> bytes:
@@ -90,7 +96,7 @@ def read_header(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
                 raise CheckpointError(f"{path}: truncated or not a safetensors file ({size} bytes); fetch it again")
             entries = json.loads(file.read(length))
         metadata = entries.pop("__metadata__", {})
-        tensors = {name: _entry(path, 8 + length, entry) for name, entry in entries.items()}
+        tensors = {name: _entry(name, path, 8 + length, entry) for name, entry in entries.items()}
     except FileNotFoundError:
         raise CheckpointError(f"{path}: not found; fetch the missing file") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -99,9 +105,9 @@ def read_header(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
     return tensors, metadata
 
 
-def _entry(path: Path, base: int, entry: Mapping[str, Any]) -> Stored:
+def _entry(name: str, path: Path, base: int, entry: Mapping[str, Any]) -> Stored:
     start, end = (int(x) for x in entry["data_offsets"])
-    stored = Stored(path, base + start, str(entry["dtype"]), tuple(int(n) for n in entry["shape"]))
+    stored = Stored(name, path, base + start, str(entry["dtype"]), tuple(int(n) for n in entry["shape"]))
     if stored.dtype in DTYPES and stored.nbytes != end - start:
         raise ValueError(f"a {stored.dtype} tensor of shape {list(stored.shape)} in {end - start} bytes")
     return stored
@@ -130,6 +136,11 @@ def read(file: int, stored: Stored, buffer: bytearray | memoryview | None = None
             raise CheckpointError(f"{stored.path}: truncated while it was read; fetch it again")
         done += count
     return np.frombuffer(view, DTYPES[stored.dtype]).reshape(stored.shape)
+
+
+def as_bytes(array: Array) -> memoryview:
+    """The bytes of an array in row-major order (a copy only where it is not laid out so)."""
+    return np.ascontiguousarray(array).reshape(-1).data.cast("B")
 
 
 def read_whole(stored: Stored) -> Array:
@@ -165,4 +176,5 @@ def to_bfloat16(values: Array) -> npt.NDArray[np.uint16]:
     carry += np.uint32(0x7FFF)
     carry += bits
     carry >>= np.uint32(16)
-    return carry.astype(np.uint16)
+    rounded: npt.NDArray[np.uint16] = carry.astype(np.uint16)
+    return rounded
