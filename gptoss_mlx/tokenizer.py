@@ -183,7 +183,11 @@ class StreamDecoder:
 
     def push(self, token: int) -> str:
         """The characters that `token` completes, possibly none; invalid bytes give U+FFFD."""
-        return self._decoder.decode(self._tokenizer.token_bytes(token))
+        return self.push_bytes(self._tokenizer.token_bytes(token))
+
+    def push_bytes(self, data: bytes) -> str:
+        """The characters that `data` completes."""
+        return self._decoder.decode(data)
 
     def flush(self) -> str:
         """What was held back, as U+FFFD; the decoder is then as new."""

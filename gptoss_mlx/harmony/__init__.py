@@ -16,6 +16,7 @@ from .message import (
     Tool,
     ToolNamespace,
 )
+from .parser import ContentDelta, Event, HarmonyParser, MessageCompleted, MessageStarted
 from .render import DropAnalysis, drop, render, render_message
 
 __all__ = [
@@ -23,10 +24,15 @@ __all__ = [
     "Author",
     "ChannelConfig",
     "Content",
+    "ContentDelta",
     "Conversation",
     "DeveloperContent",
     "DropAnalysis",
+    "Event",
+    "HarmonyParser",
     "Message",
+    "MessageCompleted",
+    "MessageStarted",
     "ReasoningEffort",
     "ResponseFormat",
     "Role",
