@@ -18,6 +18,9 @@ from .errors import ConfigError
 
 SLIDING, FULL = "sliding_attention", "full_attention"
 Json = Mapping[str, Any]
+MOST_LAYERS = 1024
+MOST = 1e15
+"""Far beyond any release; larger numbers mean a damaged file."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +53,13 @@ class ModelConfig:
     """The `quantization` block of an MLX folder as it stands there; None elsewhere."""
 
     def __post_init__(self) -> None:
+        self._check_numbers()
         if not self.layer_types:
             kinds = (SLIDING, FULL)
             object.__setattr__(self, "layer_types", tuple(kinds[i % 2] for i in range(self.num_hidden_layers)))
-        self._check()
+        self._check_shape()
 
-    def _check(self) -> None:
+    def _check_numbers(self) -> None:
         for name in (
             "num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads",
             "num_key_value_heads", "head_dim", "num_local_experts", "num_experts_per_tok", "vocab_size",
@@ -64,6 +68,16 @@ class ModelConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ConfigError(f"config.json: {name} must be a positive integer, found {value!r}")
+        if self.num_hidden_layers > MOST_LAYERS:
+            raise ConfigError(f"config.json: num_hidden_layers is {self.num_hidden_layers}, more than {MOST_LAYERS}")
+        for name in (
+            "rms_norm_eps", "swiglu_limit", "swiglu_alpha", "rope_theta", "rope_factor", "rope_beta_fast",
+            "rope_beta_slow",
+        ):  # fmt: skip
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"config.json: {name} must be a positive number, found {getattr(self, name)!r}")
+
+    def _check_shape(self) -> None:
         if len(self.layer_types) != self.num_hidden_layers:
             raise ConfigError(
                 f"config.json: layer_types must name {self.num_hidden_layers} layers, found {len(self.layer_types)}"
@@ -192,6 +206,12 @@ def _require(raw: Json, name: str, *others: str) -> Any:
     raise ConfigError(f"config.json: field {name!r} is missing")
 
 
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < MOST:
+        raise ConfigError(f"config.json: {name} must be a number, found {value!r}")
+    return float(value)
+
+
 _SHAPE_FIELDS = (
     "num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads",
     "num_key_value_heads", "head_dim", "vocab_size", "sliding_window",
@@ -209,21 +229,24 @@ def _from_hugging_face(raw: Json) -> dict[str, Any]:
     if kind != "yarn":
         raise ConfigError(f"config.json: rope_type must be 'yarn', found {kind!r}")
     theta = raw.get("rope_theta")
-    found["rope_theta"] = float(theta if theta is not None else _require(rope, "rope_theta"))
-    found["rope_factor"] = float(_require(rope, "factor"))
-    found["rope_beta_fast"] = float(rope.get("beta_fast", 32.0))
-    found["rope_beta_slow"] = float(rope.get("beta_slow", 1.0))
+    found["rope_theta"] = _number("rope_theta", theta if theta is not None else _require(rope, "rope_theta"))
+    found["rope_factor"] = _number("factor", _require(rope, "factor"))
+    found["rope_beta_fast"] = _number("beta_fast", rope.get("beta_fast", 32.0))
+    found["rope_beta_slow"] = _number("beta_slow", rope.get("beta_slow", 1.0))
     found["rope_truncate"] = bool(rope.get("truncate", False))
     context = rope.get("original_max_position_embeddings")
     if context is None:
         context = _require(raw, "original_max_position_embeddings", "initial_context_length")
-    found["rope_original_context"] = int(context)
-    limit = raw.get("max_position_embeddings")
-    found["max_position_embeddings"] = int(limit or found["rope_original_context"] * found["rope_factor"])
+    found["rope_original_context"] = int(_number("original_max_position_embeddings", context))
+    limit = raw.get("max_position_embeddings") or found["rope_original_context"] * found["rope_factor"]
+    found["max_position_embeddings"] = int(_number("max_position_embeddings", limit))
     for name in ("rms_norm_eps", "swiglu_limit", "swiglu_alpha"):
         if raw.get(name) is not None:
-            found[name] = float(raw[name])
-    found["layer_types"] = tuple(raw.get("layer_types") or ())
+            found[name] = _number(name, raw[name])
+    kinds = raw.get("layer_types") or []
+    if not isinstance(kinds, list):
+        raise ConfigError(f"config.json: layer_types must be a list, found {kinds!r}")
+    found["layer_types"] = tuple(kinds)
     found["tie_word_embeddings"] = bool(raw.get("tie_word_embeddings", False))
     quantization = raw.get("quantization")
     if quantization is not None and not isinstance(quantization, Mapping):
@@ -236,11 +259,12 @@ def _from_original(raw: Json) -> dict[str, Any]:
     found = {name: _require(raw, name) for name in _SHAPE_FIELDS}
     found["num_local_experts"] = _require(raw, "num_experts")
     found["num_experts_per_tok"] = _require(raw, "experts_per_token")
-    found["swiglu_limit"] = float(raw.get("swiglu_limit", 7.0))
-    found["rope_theta"] = float(_require(raw, "rope_theta"))
-    found["rope_factor"] = float(_require(raw, "rope_scaling_factor"))
-    found["rope_beta_slow"] = float(_require(raw, "rope_ntk_alpha"))
-    found["rope_beta_fast"] = float(_require(raw, "rope_ntk_beta"))
-    found["rope_original_context"] = int(_require(raw, "initial_context_length"))
-    found["max_position_embeddings"] = int(found["rope_original_context"] * found["rope_factor"])
+    found["swiglu_limit"] = _number("swiglu_limit", raw.get("swiglu_limit", 7.0))
+    found["rope_theta"] = _number("rope_theta", _require(raw, "rope_theta"))
+    found["rope_factor"] = _number("rope_scaling_factor", _require(raw, "rope_scaling_factor"))
+    found["rope_beta_slow"] = _number("rope_ntk_alpha", _require(raw, "rope_ntk_alpha"))
+    found["rope_beta_fast"] = _number("rope_ntk_beta", _require(raw, "rope_ntk_beta"))
+    context = _number("initial_context_length", _require(raw, "initial_context_length"))
+    found["rope_original_context"] = int(context)
+    found["max_position_embeddings"] = int(context * found["rope_factor"])
     return found
