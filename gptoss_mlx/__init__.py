@@ -1,9 +1,9 @@
 """A runtime for OpenAI's open-weight gpt-oss models on MLX.
 
-    import gptoss_mlx
+import gptoss_mlx
 
-    model = gptoss_mlx.load("demo")
-    print(model.chat("What is the capital of France?").final)
+model = gptoss_mlx.load("demo")
+print(model.chat("What is the capital of France?").final)
 """
 
 from pathlib import Path
@@ -13,3 +13,11 @@ __version__ = "0.1.0"
 _here = Path(__file__).parent
 if not (_here / "convert").is_dir():  # a source tree, where the converter lies beside this folder
     __path__.append(str(_here.parent))
+
+from .conversation import Reply  # noqa: E402
+from .errors import GptOssError  # noqa: E402
+from .harmony import Conversation, Message  # noqa: E402
+from .runtime import GptOss, load  # noqa: E402
+from .sampling import SamplingParams  # noqa: E402
+
+__all__ = ["Conversation", "GptOss", "GptOssError", "Message", "Reply", "SamplingParams", "__version__", "load"]

@@ -1,0 +1,166 @@
+"""GptOss: a loaded model with its tokenizer, and what one does with it."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import numpy.typing as npt
+
+from . import hub
+from .config import ModelConfig
+from .conversation import Done, Event, Reply, Turn
+from .engine import PREFILL_CHUNK, StopText, check_tokens, generate
+from .errors import TokenizerError
+from .history import History, ToolLike, to_conversation
+from .model import Model
+from .sampling import Sampler, SamplingParams
+from .tokenizer import StreamDecoder, Tokenizer
+from .weights import load_model
+
+TODAY = "today"
+MAX_TOKENS = 16384
+"""Tokens of one chat answer, thoughts included, unless asked otherwise."""
+
+
+@dataclass(frozen=True)
+class Token:
+    """A generated token with the text that became complete with it (often, not always, its own)."""
+
+    id: int
+    text: str
+
+
+def load(name: str | Path = hub.DEMO, *, progress: Callable[[int, int], None] | None = None) -> GptOss:
+    """Load a model.
+
+    Args:
+        name: a folder, `demo`, an alias (`20b`, `120b`) or a Hugging Face id. Nothing is downloaded.
+        progress: told (bytes loaded, bytes in all).
+
+    Raises:
+        ModelNotFoundError: the name leads to nothing on this machine.
+        ConfigError, CheckpointError, TokenizerError: the folder is not a whole gpt-oss model.
+    """
+    return GptOss.from_folder(hub.find(name), progress=progress)
+
+
+class GptOss:
+    """A model ready to run."""
+
+    def __init__(self, model: Model, config: ModelConfig, tokenizer: Tokenizer, folder: Path) -> None:
+        self.model = model
+        self.config = config
+        self.tokenizer = tokenizer
+        self.folder = folder
+
+    @classmethod
+    def from_folder(cls, folder: Path, *, progress: Callable[[int, int], None] | None = None) -> GptOss:
+        """Load the model in a folder; see `load`."""
+        tokenizer = Tokenizer.from_folder(folder)
+        model, config = load_model(folder, progress)
+        if tokenizer.size > config.vocab_size:
+            raise TokenizerError(
+                f"{folder}: the tokenizer has {tokenizer.size} ids, the model only {config.vocab_size}; "
+                "do both come from the same model?"
+            )
+        return cls(model, config, tokenizer, folder)
+
+    @property
+    def name(self) -> str:
+        """What to call the model in front of a person."""
+        return hub.display_name(self.folder)
+
+    def logits(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Logits of every position.
+
+        Args:
+            tokens: T ids.
+
+        Returns:
+            (T, vocabulary) in float32.
+
+        Raises:
+            RequestError: no tokens, ids out of range, or more than the context holds.
+        """
+        check_tokens(self.model, tokens)
+        cache = self.model.make_cache()
+        parts = []
+        for first in range(0, len(tokens), PREFILL_CHUNK):
+            chunk = mx.array(list(tokens[first : first + PREFILL_CHUNK]))[None]
+            parts.append(np.array(self.model(chunk, cache)[0].astype(mx.float32)))
+        return np.concatenate(parts)
+
+    def generate(
+        self, tokens: Sequence[int], sampling: SamplingParams | None = None, max_tokens: int | None = None
+    ) -> Iterator[Token]:
+        """Continue raw tokens until a stop token, a stop text, `max_tokens` or the end of the context.
+
+        Stop tokens (`<|return|>`, `<|call|>`, `<|endoftext|>`) are yielded with an empty text; other special
+        tokens carry their spelling.
+
+        Raises:
+            RequestError: the prompt is empty or too long, or a setting is out of its range.
+        """
+        sampling = sampling or SamplingParams()
+        sampler = Sampler(sampling, self.tokenizer.size)
+        decoder, stop = StreamDecoder(self.tokenizer), StopText(sampling.stop)
+        steps = generate(self.model, tokens, sampler, stop_tokens=self.tokenizer.stop_tokens, max_tokens=max_tokens)
+        last: Token | None = None
+        for step in steps:
+            if last is not None:
+                yield last
+            text = "" if step.stopped else decoder.push(step.token)
+            last = Token(step.token, stop.push(text))
+            if stop.hit is not None:
+                break
+        if last is not None:
+            rest = "" if stop.hit is not None else stop.push(decoder.flush()) + stop.flush()
+            yield Token(last.id, last.text + rest)
+
+    def stream(
+        self,
+        messages: History,
+        *,
+        effort: str | None = None,
+        instructions: str | None = None,
+        tools: Sequence[ToolLike] = (),
+        sampling: SamplingParams | None = None,
+        max_tokens: int = MAX_TOKENS,
+        date: str | None = TODAY,
+    ) -> Iterator[Event]:
+        """Answer a conversation piece by piece: `TextDelta` and `CallDelta` events, at last a `Done` with the Reply.
+
+        Args:
+            messages: a question, chat dictionaries in OpenAI's form, harmony messages or a Conversation.
+            effort: low, medium (the default) or high: how long to think.
+            instructions: what the model should keep to (harmony's developer message).
+            tools: functions that the model may call; the caller runs them.
+            sampling: how tokens are chosen; stop texts apply to the answer, not to thoughts.
+            max_tokens: tokens at most, thoughts included.
+            date: YYYY-MM-DD, "today", or None for no date in the prompt.
+
+        Raises:
+            RequestError, HarmonyError: the request cannot be rendered or does not fit.
+        """
+        if date == TODAY:
+            date = datetime.date.today().isoformat()
+        conversation = to_conversation(messages, effort=effort, instructions=instructions, tools=tools, date=date)
+        turn = Turn(self.model, self.tokenizer, conversation)
+        return turn.run(sampling or SamplingParams(), max_tokens)
+
+    def chat(self, messages: History, **options: Any) -> Reply:
+        """Answer a conversation at once; the arguments are those of `stream`.
+
+        Returns:
+            The Reply: `.final`, `.analysis`, `.calls`, `.messages`, `.usage`, `.conversation`.
+        """
+        for event in self.stream(messages, **options):
+            if isinstance(event, Done):
+                return event.reply
+        raise AssertionError("a turn ends with Done")
