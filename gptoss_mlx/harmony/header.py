@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from .message import CHANNELS, Author, Role
@@ -26,6 +26,7 @@ _TYPE = re.compile(r"[A-Za-z][\w+./\-]*")
 _IDENTIFIER = re.compile(r"[A-Za-z_][\w.\-]*")
 _BUILT_IN = re.compile(r"python|(?:functions|browser)\.[\w.\-]+")
 _TYPES = ("json", "code")
+_ROLES = tuple(role.value for role in Role)
 _BEGINNINGS = ("to=", "functions.", "browser.")
 _MIN_ABBREVIATION = 4
 
@@ -80,23 +81,7 @@ def open_header(segments: Sequence[Segment], role: Role | None, tools: Collectio
     `rest` is the text that cannot belong to a header; `ended` says that nothing more will come, so that a word
     which could have become part of a header is text after all.
     """
-    parts = _Parts()
-    (_, text), later = segments[0], segments[1:]
-    if later:
-        author, words = _author(segments, role)
-        _known_words(words, author.role, parts, tools)
-        rest: str | None = None
-    else:
-        author, rest = _open_author(text, role, parts, tools, ended)
-    for i, (marker, text) in enumerate(later):
-        last = i == len(later) - 1
-        begin = _open_channel(text, parts, last, ended) if marker == CHANNEL else _open_type(text, parts)
-        parts.marked = parts.marked or marker == CHANNEL
-        rest = None if begin is None else _scan(text, begin, parts, tools, last, ended)
-        if rest is not None:
-            rest += "".join(text for _, text in later[i + 1 :])
-            break
-    return _finish(author, parts, tools, [], rest)
+    return _OpenHeader(segments, role, tools, ended).read()
 
 
 def _author(segments: Sequence[Segment], role: Role | None) -> tuple[Author, list[str]]:
@@ -194,102 +179,114 @@ def nearest_channel(word: str) -> str | None:
     return close[0] if close else None
 
 
-def _open_author(
-    text: str, role: Role | None, parts: _Parts, tools: Collection[str], ended: bool
-) -> tuple[Author, str | None]:
-    """Who speaks, and where text begins, when no marker has come."""
-    if role is not None:
-        return _preset(role), _unmarked(text, 0, parts, tools, ended)
-    word = _WORD.search(text)
-    if word is None:
-        return Author(Role.ASSISTANT), None
-    author, _ = _author([("", word.group())], None)
-    if author.role is not Role.TOOL or author.name == Role.TOOL.value:
-        return author, _unmarked(text, word.end(), parts, tools, ended)
-    if word.end() == len(text) and not ended:
-        return author, None
-    rest = _unmarked(text, word.end(), parts, tools, ended)
-    if parts.recipients:
-        return author, rest
-    if rest is None and not ended:
-        return author, None
-    glued = next((known for known in Role if word.group().startswith(known.value)), None)
-    start = word.start() + (len(glued.value) if glued else 0)
-    return Author(glued or Role.ASSISTANT), text[start:].lstrip(_SPACE)
+class _OpenHeader:
+    """Reads a header from the left as far as it goes."""
 
+    def __init__(self, segments: Sequence[Segment], role: Role | None, tools: Collection[str], ended: bool) -> None:
+        (_, self._text), *self._later = segments
+        self._role, self._tools, self._ended = role, tools, ended
+        self._parts = _Parts()
 
-def _unmarked(text: str, begin: int, parts: _Parts, tools: Collection[str], ended: bool) -> str | None:
-    """Before any marker only recipients are header for certain; other known words wait for what follows."""
-    rest = _scan(text, begin, parts, tools, True, ended)
-    if rest is None and not ended:
-        return None
-    if not parts.recipients:
-        parts.types.clear()
-        return text[begin:].lstrip(_SPACE) or None
-    return rest
+    def read(self) -> Header:
+        """What the header says so far, and the text after it."""
+        author, rest = self._opening()
+        for i, (marker, text) in enumerate(self._later):
+            if rest is not None:
+                rest += text
+                continue
+            last = i == len(self._later) - 1
+            begin = self._channel(text, last) if marker == CHANNEL else self._type(text)
+            rest = None if begin is None else self._scan(text, begin, last)
+        self._parts.marked = any(marker == CHANNEL for marker, _ in self._later)
+        return _finish(author, self._parts, self._tools, [], rest)
 
+    def _opening(self) -> tuple[Author, str | None]:
+        """Who speaks, and the text that begins before any marker."""
+        if self._role is not None:
+            return _preset(self._role), self._before_markers(0)
+        word = _WORD.search(self._text)
+        if word is None:
+            return Author(Role.ASSISTANT), None
+        author, left = _author([("", word.group())], None)
+        begin = word.end() - sum(map(len, left))
+        if author.role is not Role.TOOL or author.name == Role.TOOL.value or self._later:
+            return author, self._before_markers(begin)
+        if word.end() == len(self._text) and not self._ended:
+            return author, None  # a tool's name, perhaps
+        rest = self._before_markers(begin)
+        if self._parts.recipients or (rest is None and not self._ended):
+            return author, rest
+        glued = next((known for known in Role if word.group().startswith(known.value)), None)
+        begin = word.start() + (len(glued.value) if glued else 0)
+        return Author(glued or Role.ASSISTANT), self._text[begin:].lstrip(_SPACE)
 
-def _open_channel(text: str, parts: _Parts, last: bool, ended: bool) -> int | None:
-    """Read the channel at the beginning of `text`; where to go on, or None to wait for the rest of the word."""
-    word = _WORD.search(text)
-    if word is None or word.group().startswith("to="):
-        parts.channels.append("")
-        return 0
-    name = word.group().lower()
-    if last and not ended and word.end() == len(text) and any(c.startswith(name) and c != name for c in CHANNELS):
-        return None
-    for channel in CHANNELS:
-        if name.startswith(channel):
-            parts.channels.append(channel)
-            return word.start() + len(channel)
-        if channel.startswith(name) and len(name) >= _MIN_ABBREVIATION:
-            parts.channels.append(channel)
-            return word.end()
-    parts.channels.append("")
-    return word.start()
+    def _before_markers(self, begin: int) -> str | None:
+        """Where no marker follows, only recipients are header for certain; other known words wait."""
+        last = not self._later
+        rest = self._scan(self._text, begin, last)
+        if not last or self._parts.recipients or (rest is None and not self._ended):
+            return rest
+        self._parts.types.clear()
+        return self._text[begin:].lstrip(_SPACE) or None
 
-
-def _open_type(text: str, parts: _Parts) -> int:
-    match = _TYPE.match(text, len(text) - len(text.lstrip(_SPACE)))
-    if match is None or match.group() == "to":
-        return 0
-    parts.types.append(f"{CONSTRAIN}{match.group()}")
-    return match.end()
-
-
-def _scan(text: str, begin: int, parts: _Parts, tools: Collection[str], last: bool, ended: bool) -> str | None:
-    """Take recipients and content types from `text`; the text from the first word that is neither, if any."""
-    position = begin
-    for word in _words_from(text, begin):
-        if word.start() < position:
-            continue
-        whole = ended or not last or word.end() < len(text)
-        if word.group() == "to=" and last and not ended and not text[word.end() :].strip(_SPACE):
+    def _channel(self, text: str, last: bool) -> int | None:
+        """Read the channel at the beginning of `text`; where to go on, or None to wait for more of the word."""
+        word = _WORD.search(text)
+        if word is None or word.group().startswith("to="):
+            return 0
+        name = word.group().lower()
+        partial = last and not self._ended and word.end() == len(text)
+        if partial and any(channel.startswith(name) and channel != name for channel in CHANNELS):
             return None
-        recipient = _RECIPIENT.match(text, word.start())
-        if recipient is not None:
-            parts.recipients.append(recipient.group(1))
-            position = recipient.end()
-            if position < word.end():
-                return text[position:]
-        elif whole and word.group() in _TYPES:
-            parts.types.append(word.group())
-            position = word.end()
-        elif whole and _names_tool(word.group(), tools):
-            parts.recipients.append(word.group())
-            position = word.end()
-        elif whole or not _may_become_header(word.group(), tools):
-            return text[word.start() :]
-    return None
+        for channel in CHANNELS:
+            if name.startswith(channel):
+                self._parts.channels.append(channel)
+                return word.start() + len(channel)
+            if channel.startswith(name) and len(name) >= _MIN_ABBREVIATION:
+                self._parts.channels.append(channel)
+                return word.end()
+        return word.start()
 
+    def _type(self, text: str) -> int:
+        match = _TYPE.match(text, len(text) - len(text.lstrip(_SPACE)))
+        if match is None or match.group() == "to":
+            return 0
+        self._parts.types.append(f"{CONSTRAIN}{match.group()}")
+        return match.end()
 
-def _words_from(text: str, begin: int) -> Iterator[re.Match[str]]:
-    return _WORD.finditer(text, begin)
+    def _scan(self, text: str, begin: int, last: bool) -> str | None:
+        """Take recipients and content types from `text`; the text from the first word that is neither, if any."""
+        position = begin
+        for word in _WORD.finditer(text, begin):
+            if word.start() < position:
+                continue
+            whole = self._ended or not last or word.end() < len(text)
+            recipient = _RECIPIENT.match(text, word.start())
+            if recipient is not None:
+                self._parts.recipients.append(recipient.group(1))
+                position = recipient.end()
+                if position < word.end():
+                    return text[position:]
+            elif not self._ended and last and word.group() == "to=" and not text[word.end() :].strip(_SPACE):
+                return None
+            elif not (self._take(word.group(), last) if whole else _may_become_header(word.group(), self._tools)):
+                return text[word.start() :]
+        return None
+
+    def _take(self, word: str, last: bool) -> bool:
+        """Whether `word` belongs to a header; before a marker a doubled role or a channel does."""
+        if word in _TYPES:
+            self._parts.types.append(word)
+            return True
+        if _names_tool(word, self._tools):
+            self._parts.recipients.append(word)
+            return True
+        return not last and (word in CHANNELS or word in _ROLES)
 
 
 def _may_become_header(word: str, tools: Collection[str]) -> bool:
     """Whether more letters could make `word` a part of a header."""
-    wholes = (*_BEGINNINGS, "python", *_TYPES, *CHANNELS, *(role.value for role in Role), *tools)
+    wholes = (*_BEGINNINGS, "python", *_TYPES, *CHANNELS, *_ROLES, *tools)
     return any(whole.startswith(word) for whole in wholes) or word.startswith(_BEGINNINGS)
 
 
