@@ -172,9 +172,11 @@ class Turn:
             yield TextDelta(channel, text)
 
     def _complete(self, message: Message, stop: StopText) -> Iterator[Event]:
+        if message.channel is None and message.recipient is None:
+            message = replace(message, channel="final")
         pending, self._pending = "".join(self._pending), []
         if pending:
-            yield from self._text(pending, message.channel or "final", stop)
+            yield from self._text(pending, str(message.channel), stop)
         if message.channel == "final" and message.recipient is None:
             rest = stop.flush()
             if rest:

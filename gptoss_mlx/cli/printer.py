@@ -27,6 +27,9 @@ class AnswerPrinter:
     def __init__(self, show_analysis: bool, console: Console | None = None) -> None:
         self.show_analysis = show_analysis
         self.console = console or Console(highlight=False, soft_wrap=True)
+        self.remarks = (
+            self.console if self.console.is_terminal else Console(stderr=True, highlight=False, soft_wrap=True)
+        )
         self._kind: str | None = None
         self._markdown: MarkdownStream | None = None
 
@@ -50,9 +53,9 @@ class AnswerPrinter:
         self._switch(None)
 
     def note(self, text: str) -> None:
-        """Print a remark about the session itself."""
+        """Print a remark about the session itself: to standard error where the answer goes into a pipe or file."""
         self.close()
-        self.console.print(text, style="dim", markup=False)
+        self.remarks.print(text, style="dim", markup=False)
 
     def _switch(self, kind: str | None) -> bool:
         if kind == self._kind:
