@@ -1,0 +1,156 @@
+"""The command line on a random model: what is printed where, and failures in one line."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from gptoss_mlx import __version__
+from gptoss_mlx.cli import main
+from gptoss_mlx.cli.chat import chat
+from gptoss_mlx.cli.printer import AnswerPrinter, split_blocks
+from gptoss_mlx.conversation import CallDelta, TextDelta
+from toy import write_toy
+
+ESCAPE = "\x1b"
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_toy(tmp_path_factory.mktemp("toy")))
+
+
+def run(*arguments: str, stdin: str | None = None, command: Any = main) -> Result:
+    return CliRunner().invoke(command, arguments, input=stdin)
+
+
+def test_help_and_version() -> None:
+    assert run("--version").output.strip() == f"gptoss-mlx, version {__version__}"
+    listing = run("--help").output
+    for name in ("chat", "convert", "generate", "info", "pull", "synth", "verify"):
+        assert re.search(rf"^  {name} +\S", listing, re.MULTILINE)
+        assert run(name, "--help").exit_code == 0
+
+
+def test_info(toy: str) -> None:
+    table = run("info", toy).output
+    assert "Hugging Face release" in table
+    assert "mxfp4" in table
+    assert "kernels" in table
+    found = json.loads(run("info", toy, "--json").output)
+    assert found["bytes"] == sum(part["bytes"] for part in found["parts"])
+    assert {part["name"]: part["storage"] for part in found["parts"]}["experts"] == "mxfp4"
+    assert found["contexts"][-1]["tokens"] == 131072
+    assert found["native_kernels"] in (True, False)
+
+
+def test_generate(toy: str) -> None:
+    first = run("generate", toy, "the json", "--max-tokens", "12", "--seed", "3")
+    assert first.exit_code == 0
+    assert first.output.endswith("\n")
+    assert run("generate", toy, "--max-tokens", "12", "--seed", "3", stdin="the json").output == first.output
+
+
+def test_a_question_is_answered_without_escape_codes(toy: str) -> None:
+    result = run("hello", "--model", toy, "--max-tokens", "20", "--seed", "1", command=chat)
+    assert result.exit_code == 0
+    assert result.stdout.strip()
+    assert ESCAPE not in result.output
+    again = run("chat", "hello", "--model", toy, "--max-tokens", "20", "--seed", "1")
+    assert again.stdout == result.stdout
+
+
+def test_piped_lines_are_turns_and_commands(toy: str, tmp_path: Path) -> None:
+    saved = tmp_path / "talk.json"
+    lines = ["/effort high", "/system Be short.", "hello", "", f"/save {saved}", "/reset", f"/load {saved}", "/help"]
+    lines += ["/what", "/effort none", "/load nowhere.json", "/save", "and?", f"/save {saved}", "/quit", "never read"]
+    result = run("--model", toy, "--max-tokens", "8", "--seed", "2", stdin="\n".join(lines), command=chat)
+    assert result.exit_code == 0
+    remarks = result.stderr
+    for expected in (
+        "effort: high", "system: Be short.", "is forgotten", "/what: no such command", "reasoning effort: expected",
+        "nowhere.json: no saved conversation", "/save: the name of a file expected", "/quit",
+    ):  # fmt: skip
+        assert expected in remarks
+    assert "saved" not in result.stdout
+    conversation = json.loads(saved.read_text())
+    roles = [message["role"] for message in conversation["messages"]]
+    assert roles[:3] == ["system", "developer", "user"]
+    assert roles.count("user") == 2
+    assert ESCAPE not in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["info", "nowhere/"], "no such folder"),
+        (["info", "20b-or-so"], "no such folder"),
+        (["chat", "q", "--model", "other/model"], "gptoss-mlx pull other/model"),
+        (["generate", "TOY", ""], "at least one"),
+        (["chat", "q", "--model", "TOY", "--temp", "-1"], "temperature"),
+        (["pull", "what"], "an alias"),
+    ],
+)
+def test_failures_are_one_line(
+    arguments: list[str], says: str, toy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GPTOSS_MLX_HOME", str(tmp_path))
+    result = run(*[toy if argument == "TOY" else argument for argument in arguments])
+    assert result.exit_code == 1
+    lines = result.output.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("Error: ")
+    assert says in lines[0]
+
+
+def test_wrong_options_are_refused() -> None:
+    assert run("chat", "--effort", "extreme").exit_code == 2
+    assert run("chat", " ").exit_code == 2
+    assert run("nonsense").exit_code == 2
+
+
+def printed(events: list[Any], *, terminal: bool, show_analysis: bool = True) -> str:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=terminal, width=60, color_system="standard" if terminal else None)
+    printer = AnswerPrinter(show_analysis, console)
+    for event in events:
+        printer.print(event)
+    printer.close()
+    return out.getvalue()
+
+
+EVENTS = [
+    TextDelta("analysis", "Let me "), TextDelta("analysis", "think."), TextDelta("final", "It is **bo"),
+    TextDelta("final", "ld**.\n\nNext [x] block"), CallDelta("functions.f", '{"a":'), CallDelta("functions.f", "1}"),
+]  # fmt: skip
+
+
+def test_plain_text_where_no_terminal_is() -> None:
+    assert printed(EVENTS, terminal=False) == (
+        'Let me think.\n\nIt is **bold**.\n\nNext [x] block\n-> functions.f {"a":1}\n'
+    )
+    assert printed(EVENTS[:4], terminal=False, show_analysis=False) == "It is **bold**.\n\nNext [x] block\n"
+
+
+def test_a_terminal_sees_markdown_and_dimmed_thoughts() -> None:
+    out = printed(EVENTS, terminal=True)
+    assert f"{ESCAPE}[2mLet me " in out
+    assert "**bold**" not in out.split("\r")[-1]
+    assert f"{ESCAPE}[1mbold" in out
+
+
+@given(st.lists(st.sampled_from(["text", "```", "", "- item", "\n"]), max_size=12))
+def test_blocks_are_never_cut_inside_a_fence(lines: list[str]) -> None:
+    text = "\n".join(lines)
+    finished, rest = split_blocks(text)
+    assert (finished + rest).replace("\n", "") == text.replace("\n", "")
+    assert finished.count("```") % 2 == 0
