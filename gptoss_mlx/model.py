@@ -220,8 +220,8 @@ class ExpertLinear(nn.Module):
         self.bias = mx.zeros((experts, outputs))
         self.quantization: Quantization | None = None
 
-    def __call__(self, x: mx.array, experts: mx.array, sorted_experts: bool) -> mx.array:
-        """(..., 1, in) and expert indices (..., k) to (..., k, 1, out)."""
+    def __call__(self, x: mx.array, experts: mx.array, sorted_indices: bool = False) -> mx.array:
+        """(..., 1, in) and expert indices (..., k), ascending or not, to (..., k, 1, out)."""
         y = kernels.gather_product(
             x,
             self.weight,
@@ -229,9 +229,19 @@ class ExpertLinear(nn.Module):
             scales=self.get("scales"),
             biases=self.get("biases"),
             quantization=self.quantization,
-            sorted_experts=sorted_experts,
+            sorted_experts=sorted_indices,
         )
         return y + self.bias[experts][..., None, :]
+
+    def to_lora(self, r: int, scale: float, dropout: float) -> nn.Module:
+        """This layer with one low-rank update per expert; mlx-lm's LoRA code asks for it."""
+        from mlx_lm.tuner.lora import LoRASwitchLinear
+
+        experts, outputs, words = self.weight.shape
+        inputs = words * 32 // self.quantization.bits if self.quantization else words
+        layer = LoRASwitchLinear(inputs, outputs, experts, r=r, scale=scale, dropout=dropout)
+        layer.update_modules({"linear": self})
+        return layer
 
 
 class PackedEmbedding(nn.Module):
