@@ -19,13 +19,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+import gptoss_mlx
 from checkpoints import FULL, SLIDING, Layout, Shape, build
 from gptoss_mlx import kernels
 from gptoss_mlx.config import ModelConfig
+from gptoss_mlx.convert import convert, synthesize
 from gptoss_mlx.model import Model
 from gptoss_mlx.rope import Rope, inverse_frequencies
 from gptoss_mlx.weights import load_model
 from oracle import Oracle, relative_error, swiglu, yarn
+from tiny_tokenizer import write_tiny_tokenizer
 
 PROMISED = 2e-5
 
@@ -155,6 +158,35 @@ def test_the_original_folder_inside_a_repository(case_of: Any, tmp_path: Path) -
     build(tmp_path / "original", case.shape, "original")
     model, _ = load_model(tmp_path)
     assert relative_error(logits(model, case.tokens), case.wanted) < PROMISED
+
+
+@pytest.mark.parametrize("layout", ["hf", "original", "bf16"])
+@pytest.mark.parametrize("name", ["four_layers", "wide_heads"])
+def test_folders_converted_from_every_layout(name: str, layout: Layout, case_of: Any, tmp_path: Path) -> None:
+    case: Case = case_of(name)
+    convert(build(tmp_path / "source", case.shape, layout), tmp_path / "converted", dense="bf16")
+    model, _ = load_model(tmp_path / "converted")
+    assert relative_error(logits(model, case.tokens), case.wanted) < PROMISED
+
+
+@pytest.mark.parametrize("layout", ["hf", "original", "bf16"])
+def test_synthesized_checkpoints(layout: Layout, tmp_path: Path) -> None:
+    synthesize(tmp_path / "hf", seed=3)
+    tokens = np.random.default_rng(3).integers(0, 512, 80)
+    wanted = Oracle(tmp_path / "hf").logits(tokens.tolist())
+    synthesize(tmp_path / "same", seed=3, layout=layout)
+    model, _ = load_model(tmp_path / "same")
+    assert relative_error(logits(model, tokens), wanted) < PROMISED
+
+
+def test_the_api_gives_the_logits_of_every_position(tmp_path: Path) -> None:
+    folder = build(tmp_path, Shape(vocab=512, window=128, seed=10))
+    write_tiny_tokenizer(folder)
+    tokens = np.random.default_rng(10).integers(0, 512, 700).tolist()  # more than one chunk of the engine
+    found = gptoss_mlx.load(folder).logits(tokens)
+    assert found.shape == (700, 512)
+    assert found.dtype == np.float32
+    assert relative_error(found, Oracle(folder).logits(tokens)) < PROMISED
 
 
 def test_past_the_original_context_through_a_cache_filled_to_there(tmp_path: Path) -> None:
