@@ -63,6 +63,8 @@ def from_entry(path: str, entry: Mapping[str, Any]) -> Quantization:
         ConfigError: bits or group size are missing or impossible.
     """
     mode = entry.get("mode", "affine")
+    if not isinstance(mode, str):
+        raise ConfigError(f"config.json: the quantization of {path} names its mode {mode!r}, a text was expected")
     bits, group = FIXED_MODES.get(mode, (None, None))
     bits, group = entry.get("bits", bits), entry.get("group_size", group)
     if not isinstance(bits, int) or not isinstance(group, int):
@@ -83,7 +85,7 @@ def from_tensors(path: str, inputs: int, words: int, groups: int, scales_are_byt
     Raises:
         CheckpointError: no known packing has these shapes.
     """
-    shape = f"{words} words and {groups} scales for {inputs} inputs"
+    shape = f"{words} words and {groups} scales for {inputs} inputs; is config.json that of this checkpoint?"
     if not groups or inputs % groups or words * 32 % inputs:
         raise CheckpointError(f"{path}: no known packing has {shape}")
     group, bits = inputs // groups, words * 32 // inputs

@@ -27,7 +27,7 @@ Arrays = dict[str, mx.array]
 Progress = Callable[[int, int], None]
 """Called with the bytes loaded so far and the bytes in all."""
 
-RELEASE_MARK, BF16_MARK, ORIGINAL_MARK = "experts.gate_up_proj_blocks", "experts.gate_up_proj", "embedding.weight"
+RELEASE_MARK, BF16_MARK, ORIGINAL_MARK = "experts.gate_up_proj_blocks", "experts.gate_up_proj", "block."
 
 
 def load_model(folder: Path, progress: Progress | None = None) -> tuple[Model, ModelConfig]:
@@ -39,7 +39,7 @@ def load_model(folder: Path, progress: Progress | None = None) -> tuple[Model, M
 
     Raises:
         ConfigError: no config.json of a gpt-oss model is there.
-        CheckpointError: a tensor is missing, unexpected, truncated, or of a wrong shape.
+        CheckpointError: a tensor is missing, unexpected, truncated, or of a wrong shape or dtype.
     """
     folder = weights_folder(folder)
     config = ModelConfig.from_folder(folder)
@@ -96,7 +96,7 @@ def read_arrays(folder: Path, config: ModelConfig) -> Arrays:
             if name in stored:
                 raise CheckpointError(f"{file}: holds {name}, which another file holds too")
             stored[name] = array
-    if ORIGINAL_MARK in stored:
+    if any(name.startswith(ORIGINAL_MARK) for name in stored):
         stored = _from_original(stored, config)
     if any(name.endswith((RELEASE_MARK, BF16_MARK)) for name in stored):
         return {name: array for source in list(stored) for name, array in _from_release(source, stored.pop(source))}
@@ -168,6 +168,8 @@ def find_quantization(
     if scales is None or weight is None:
         if isinstance(entry, Mapping):
             raise CheckpointError(f"{path}.scales: missing, but config.json says that the module is quantized")
+        if scales is None and weight is not None and weight.dtype == mx.uint32:
+            raise CheckpointError(f"{path}.scales: missing, but the weight is packed; fetch the folder again")
         return None
     if isinstance(entry, Mapping):
         return from_entry(path, entry)
@@ -188,7 +190,7 @@ def _packed(module: Any, quantization: Quantization) -> Any:
         packed.quantization = quantization
     packed.weight = mx.zeros((*rows, quantization.words(inputs)), mx.uint32)
     groups = (*rows, inputs // quantization.group_size)
-    packed.scales = mx.zeros(groups)
+    packed.scales = mx.zeros(groups, mx.float32 if quantization.mode == "affine" else mx.uint8)
     if quantization.mode == "affine":
         packed.biases = mx.zeros(groups)
     return packed
@@ -198,7 +200,7 @@ def check(model: Model, arrays: Mapping[str, mx.array]) -> None:
     """Hold the arrays against the model's parameters.
 
     Raises:
-        CheckpointError: the first array that is missing, unexpected or of a wrong shape.
+        CheckpointError: the first array that is missing, unexpected or of a wrong shape or dtype.
     """
     wanted: dict[str, mx.array] = _named(model.parameters())
     for name, parameter in wanted.items():
@@ -208,9 +210,20 @@ def check(model: Model, arrays: Mapping[str, mx.array]) -> None:
             raise CheckpointError(
                 f"{name}: shape {parameter.shape} expected from config.json, {arrays[name].shape} found"
             )
+        if not _fits(parameter.dtype, arrays[name].dtype):
+            kind = "floating-point numbers" if mx.issubdtype(parameter.dtype, mx.floating) else _plain(parameter.dtype)
+            raise CheckpointError(f"{name}: {kind} expected, {_plain(arrays[name].dtype)} found")
     for name in arrays:
         if name not in wanted:
             raise CheckpointError(f"{name}: unexpected tensor; is this a checkpoint of another architecture?")
+
+
+def _fits(wanted: mx.Dtype, found: mx.Dtype) -> bool:
+    return found == wanted or (mx.issubdtype(wanted, mx.floating) and mx.issubdtype(found, mx.floating))
+
+
+def _plain(dtype: mx.Dtype) -> str:
+    return str(dtype).removeprefix("mlx.core.")
 
 
 def place(model: Model, arrays: Arrays, progress: Progress | None = None) -> None:
