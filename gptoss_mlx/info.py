@@ -89,7 +89,7 @@ def model_info(folder: Path) -> ModelInfo:
     for tokens in (*(c for c in CONTEXTS if c < config.max_position_embeddings), config.max_position_embeddings):
         needed = kv_bytes(config, tokens)
         contexts.append(Context(tokens, needed, total + needed <= limit * (1 - HEADROOM)))
-    counts = _parameters(config)
+    counts = parameter_counts(config)
     return ModelInfo(
         folder, layout, config, *counts, parts, tuple(contexts),
         kernels.device_name(), limit, kernels.describe(), kernels.native(),
@@ -103,7 +103,7 @@ def kv_bytes(config: ModelConfig, tokens: int) -> int:
 
 
 def _layout(stored: Mapping[str, Any]) -> str:
-    if ORIGINAL_MARK in stored:
+    if any(name.startswith(ORIGINAL_MARK) for name in stored):
         return "original release"
     if any(name.endswith(RELEASE_MARK) for name in stored):
         return "Hugging Face release"
@@ -111,7 +111,7 @@ def _layout(stored: Mapping[str, Any]) -> str:
 
 
 def _parts(stored: Mapping[str, Any], config: ModelConfig) -> tuple[Part, ...]:
-    if ORIGINAL_MARK in stored:
+    if _layout(stored) == "original release":
         pieces = names.original_tensors(config).items()
         renamed = {whole: parts[0].name for whole, (_, parts) in pieces}
         stored = {renamed.get(name, name): tensor for name, tensor in stored.items()}
@@ -149,7 +149,7 @@ def _inputs(path: str, config: ModelConfig) -> int:
     return config.intermediate_size if path.endswith("down_proj") else config.hidden_size
 
 
-def _parameters(config: ModelConfig) -> tuple[int, int]:
+def parameter_counts(config: ModelConfig) -> tuple[int, int]:
     """Parameters in all, and those that one token uses (one embedding row, k experts)."""
     total = active = 0
     share = config.num_experts_per_tok / config.num_local_experts
