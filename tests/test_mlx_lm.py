@@ -7,6 +7,7 @@ what remains is rounding of float32.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from checkpoints import Shape, build
 from gptoss_mlx.convert import convert
 from gptoss_mlx.weights import load_model
 from oracle import Oracle, relative_error, yarn
-from tiny_tokenizer import write_tiny_tokenizer
+from tiny_tokenizer import tiny_tokenizer, write_tiny_tokenizer
 
 SHAPE = Shape(layers=4, experts=8, top_k=4, window=16, vocab=512, seed=21)
 TOKENS = np.random.default_rng(21).integers(0, SHAPE.vocab, 75)
@@ -45,11 +46,16 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def in_float32(model: Any) -> Any:
+    def widened(a: mx.array) -> mx.array:
+        return a.astype(mx.float32) if mx.issubdtype(a.dtype, mx.floating) else a
+
+    return model.update(tree_map(widened, model.parameters()))
+
+
 def their_model(folder: Path) -> Any:
     """mlx-lm's model of a folder in float32, with exact frequencies."""
-    model: Any = theirs.load_model(folder)[0]
-    to_float32 = lambda a: a.astype(mx.float32) if mx.issubdtype(a.dtype, mx.floating) else a  # noqa: E731
-    model.update(tree_map(to_float32, model.parameters()))
+    model = in_float32(theirs.load_model(folder)[0])
     inv_freq, _ = yarn(SHAPE.config())
     for layer in model.layers:
         layer.self_attn.rope._freqs = mx.array((1 / inv_freq).astype(np.float32))
@@ -113,6 +119,21 @@ def test_the_rounding_of_yarn_is_what_sets_mlx_lm_apart(release: Path) -> None:
     model, _ = theirs.load_model(release)
     rounded = np.array(model(mx.array(TOKENS)[None])[0].astype(mx.float32))
     assert relative_error(rounded, our_logits(release)) > 1e-3
+
+
+def test_where_a_configuration_asks_for_rounding_we_round_alike(release: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(release, tmp_path / "rounded"))
+    rewrite_config(folder, lambda raw: raw["rope_scaling"].update(truncate=True))
+    model = in_float32(theirs.load_model(folder)[0])
+    assert relative_error(our_logits(folder), np.array(model(mx.array(TOKENS)[None])[0])) < PROMISED
+
+
+def test_mlx_lm_loads_the_whole_folder_with_its_tokenizer(release: Path, tmp_path: Path) -> None:
+    convert(release, tmp_path / "out")
+    tokenizer: Any = theirs.load(str(tmp_path / "out"))[1]
+    text = "Paris is the capital of France."
+    assert tokenizer.encode(text) == tiny_tokenizer().encode(text)
+    assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
 # mlx-lm's folders, and imitations of those in circulation, in ours

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -142,6 +143,49 @@ def test_a_batch_is_its_sequences(case: Case) -> None:
     both = case.model(mx.array(np.stack([case.tokens, other])), case.model.make_cache())
     assert relative_error(both[0], case.wanted) < PROMISED
     assert relative_error(both[1], logits(case.model, other)) < PROMISED
+
+
+shapes = st.builds(
+    lambda kv_heads, group, experts, spare, **fields: Shape(
+        heads=kv_heads * group, kv_heads=kv_heads, experts=experts + spare, top_k=experts, **fields
+    ),
+    kv_heads=st.integers(1, 3),
+    group=st.integers(1, 4),
+    experts=st.integers(1, 4),
+    spare=st.integers(0, 12),
+    layers=st.integers(1, 3),
+    hidden=st.sampled_from([32, 64, 96]),
+    intermediate=st.sampled_from([32, 64, 96]),
+    head_dim=st.sampled_from([4, 8, 16, 20, 64]),
+    vocab=st.integers(2, 200),
+    window=st.integers(1, 20),
+    seed=st.integers(0, 1000),
+)
+
+
+@given(shape=shapes, length=st.integers(1, 45), cut=st.integers(1, 44))
+@settings(max_examples=25)
+def test_shapes_of_any_kind(shape: Shape, length: int, cut: int) -> None:
+    with TemporaryDirectory() as name:
+        folder = build(Path(name), shape)
+        oracle, model = Oracle(folder), load_model(folder)[0]
+    tokens = np.random.default_rng(shape.seed).integers(0, shape.vocab, length)
+    wanted = oracle.logits(tokens.tolist())
+    assume(oracle.margin > 1e-4)  # rounding may swap experts that are closer
+    assert relative_error(Case(shape, tokens, wanted, model).run([cut]), wanted) < PROMISED
+
+
+@pytest.mark.slow
+def test_the_widths_of_the_release(tmp_path: Path) -> None:
+    """Hidden 2880, 64 heads on 8, experts of 2880: sums as long as the real ones."""
+    shape = Shape(hidden=2880, intermediate=2880, heads=64, kv_heads=8, head_dim=64, experts=5, top_k=4, window=128)
+    folder = build(tmp_path, shape, shards=3)
+    tokens = np.random.default_rng(0).integers(0, shape.vocab, 24)
+    wanted = Oracle(folder).logits(tokens.tolist())
+    model, _ = load_model(folder)
+    caches = model.make_cache()
+    found = [logits(model, part, caches) for part in (tokens[:20], tokens[20:21], tokens[21:])]
+    assert relative_error(np.concatenate(found), wanted) < PROMISED
 
 
 @pytest.mark.parametrize("name", ["four_layers", "wide_heads", "no_groups"])
