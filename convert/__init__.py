@@ -2,5 +2,6 @@
 
 from .conversion import ConversionReport, convert
 from .synthetic import synthesize
+from .verify import TensorCheck, VerifyReport, verify
 
-__all__ = ["ConversionReport", "convert", "synthesize"]
+__all__ = ["ConversionReport", "TensorCheck", "VerifyReport", "convert", "synthesize", "verify"]

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from gptoss_mlx.errors import CheckpointError, ConversionError, RequestError
+from gptoss_mlx.errors import CheckpointError, ConversionError
 
 from .folder import write_side_files
 from .plan import SHARD, ConversionPlan, make_plan
@@ -58,20 +58,19 @@ def convert(
         destination: a folder that does not exist yet, or is empty, or may be replaced (`overwrite`).
         dense: what becomes of embeddings, attention and output: "bf16", "q8", "q6", "q4" (affine) or "mxfp8".
         experts: "mxfp4" keeps released bits; "q4" and "q8" (affine) serve runtimes without MXFP4.
-        overwrite: replace the destination once the new folder is complete; also drops an interrupted conversion.
+        overwrite: replace the destination once the new folder is complete; without `resume` it also drops what an
+            interrupted conversion left.
         resume: continue the interrupted conversion of the same source with the same settings.
         progress: called with (bytes of output done, bytes in all).
         shard_bytes: limit of tensor bytes per file.
 
     Raises:
-        RequestError: an unknown preset, or `resume` together with `overwrite`.
+        RequestError: an unknown preset.
         ConfigError, CheckpointError: the source is not a complete, sound gpt-oss checkpoint.
         ConversionError: the destination exists, the disk is too small, there is nothing to resume.
     """
     started = time.monotonic()
     preset = Preset(dense, experts)
-    if resume and overwrite:
-        raise RequestError("resume continues an interrupted conversion, overwrite starts over: choose one")
     target = Path(destination).resolve()
     plan = make_plan(open_source(source), preset, shard_bytes)
     _check_destination(plan, target, overwrite)
@@ -82,11 +81,15 @@ def convert(
         "experts": experts,
         "shard_bytes": str(shard_bytes),
     }
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _check_space(plan, target, resume)
-    partial = open_partial(target, identity, resume=resume, overwrite=overwrite)
-    resumed = _fill(plan, partial, target, progress)
-    _publish(partial, target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _check_space(plan, target, resume)
+        partial = open_partial(target, identity, resume=resume, overwrite=overwrite)
+        resumed = _fill(plan, partial, target, progress)
+        _publish(partial, target)
+    except OSError as error:
+        place = error.filename or partial_folder(target)
+        raise ConversionError(f"{place}: {error.strerror}; what is finished is kept for --resume") from error
     return ConversionReport(
         destination=Path(destination),
         source_layout=plan.source.layout,
@@ -139,10 +142,12 @@ def _fill(plan: ConversionPlan, partial: Partial, target: Path, progress: Progre
 
 def _publish(partial: Partial, target: Path) -> None:
     """Give the finished folder its name; an older one goes only after that."""
-    (partial.folder / MANIFEST).unlink()
     old = target.with_name(target.name + ".old")
     if target.exists():
+        if old.exists():
+            discard(old)
         os.rename(target, old)
     os.rename(partial.folder, target)
+    (target / MANIFEST).unlink()
     if old.exists():
         shutil.rmtree(old)

@@ -28,7 +28,7 @@ class Quantization:
 
     def __str__(self) -> str:
         if self.mode == "affine":
-            return f"affine {self.bits}-bit, groups of {self.group_size}"
+            return f"affine {self.bits}-bit g{self.group_size}"
         return self.mode.upper()
 
 

@@ -27,6 +27,7 @@ from .tensorfile import Array, to_bfloat16
 _DIRECT = 1 << 18  # elements up to which a tensor is drawn on its own, not cut from the pool
 _CHUNK = 1 << 22  # elements handed out at a time
 _LARGEST_POOL = 1 << 24
+_SMALL_EXPONENT = 100  # of the smallest normals in the pool, 2^-27
 
 # ending of the name -> (mean, standard deviation); of most matrices: gain, the deviation is gain / sqrt(inputs)
 _VECTORS = {
@@ -122,7 +123,9 @@ class RandomWeights:
     @cached_property
     def _normals(self) -> npt.NDArray[np.uint16]:
         size = _coprime(self._pool_size)
-        return to_bfloat16(self._generator("pool of normals").standard_normal(size, np.float32))
+        bits = to_bfloat16(self._generator("pool of normals").standard_normal(size, np.float32))
+        small = np.uint16(_SMALL_EXPONENT << 7)  # keeps zeros away: their exponent cannot be shifted
+        return np.where(bits & np.uint16(0x7FFF) < small, small, bits)
 
     @cached_property
     def _blocks(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:

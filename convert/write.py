@@ -64,15 +64,16 @@ def open_partial(destination: Path, identity: dict[str, str], *, resume: bool, o
         ConversionError: nothing to resume, something unfinished in the way, or it belongs to other settings.
     """
     folder = partial_folder(destination)
-    if resume:
+    empty = folder.is_dir() and not any(folder.iterdir())  # interrupted before it began
+    if resume and not empty:
         return _take_up(folder, identity)
-    if folder.exists() and not overwrite:
+    if folder.exists() and not empty and not overwrite:
         raise ConversionError(
             f"{folder}: left by an interrupted conversion; continue it with --resume, or start over with --overwrite"
         )
     if folder.exists():
         discard(folder)
-    folder.mkdir(parents=True)
+    folder.mkdir()
     partial = Partial(folder, identity)
     partial.save()
     return partial
@@ -83,7 +84,8 @@ def _take_up(folder: Path, identity: dict[str, str]) -> Partial:
         found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         finished = [str(name) for name in found.pop("finished")]
     except FileNotFoundError:
-        raise ConversionError(f"{folder}: nothing to resume; convert without --resume") from None
+        way = "start over with --overwrite" if folder.exists() else "convert without --resume"
+        raise ConversionError(f"{folder}: nothing to resume; {way}") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConversionError(f"{folder / MANIFEST}: not readable ({error}); start over with --overwrite") from None
     for key, value in identity.items():
@@ -118,21 +120,18 @@ def write_shards(plan: ConversionPlan, partial: Partial, progress: Progress | No
 
     Raises:
         CheckpointError: a value is not finite, or a source file ends early.
-        ConversionError: the disk does not take the data.
+        OSError: the disk does not give or take the data.
     """
     finished = {shard.name for shard in plan.shards if _is_whole(partial, shard)}
     partial.finished = [name for name in partial.finished if name in finished]
-    try:
-        with ExitStack() as stack:
-            engine = _Engine(plan, partial, progress, stack)
-            for shard in plan.shards:
-                if shard.name in finished:
-                    engine.advance(shard.nbytes)
-                else:
-                    engine.write(shard)
-            engine.finish()
-    except OSError as error:
-        raise ConversionError(f"{partial.folder}: writing failed ({error.strerror}); resume with --resume") from error
+    with ExitStack() as stack:
+        engine = _Engine(plan, partial, progress, stack)
+        for shard in plan.shards:
+            if shard.name in finished:
+                engine.advance(shard.nbytes)
+            else:
+                engine.write(shard)
+        engine.finish()
     return len(finished)
 
 
