@@ -27,6 +27,7 @@ _IDENTIFIER = re.compile(r"[A-Za-z_][\w.\-]*")
 _BUILT_IN = re.compile(r"python|(?:functions|browser)\.[\w.\-]+")
 _TYPES = ("json", "code")
 _ROLES = tuple(role.value for role in Role)
+_GLUED = Role.ASSISTANT.value  # the role that a text may be glued to
 _BEGINNINGS = ("to=", "functions.", "browser.")
 _MIN_ABBREVIATION = 4
 
@@ -216,9 +217,8 @@ class _OpenHeader:
         rest = self._before_markers(begin)
         if self._parts.recipients or (rest is None and not self._ended):
             return author, rest
-        glued = next((known for known in Role if word.group().startswith(known.value)), None)
-        begin = word.start() + (len(glued.value) if glued else 0)
-        return Author(glued or Role.ASSISTANT), self._text[begin:].lstrip(_SPACE)
+        glued = len(_GLUED) if word.group().startswith(_GLUED) else 0
+        return Author(Role.ASSISTANT), self._text[word.start() + glued :].lstrip(_SPACE)
 
     def _before_markers(self, begin: int) -> str | None:
         """Where no marker follows, only recipients are header for certain; other known words wait."""
