@@ -31,7 +31,7 @@ def test_a_question_is_a_conversation() -> None:
 
 @pytest.mark.parametrize("field", ["reasoning", "reasoning_content", "thinking"])
 def test_thoughts_come_back_under_any_name(field: str) -> None:
-    history = [
+    history: list[dict[str, Any]] = [
         {"role": "user", "content": "q"},
         {"role": "assistant", "content": "a", field: "why", "tool_calls": []},
         {"role": "user", "content": [{"type": "text", "text": "x"}, {"type": "text", "text": "y"}]},

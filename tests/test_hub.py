@@ -85,7 +85,7 @@ def test_other_models_are_not_offered(machine: Path) -> None:
 
 
 def test_a_download_takes_the_root_files_only() -> None:
-    from huggingface_hub.utils import filter_repo_objects
+    from huggingface_hub.utils._paths import filter_repo_objects
 
     files = [
         "config.json", "model-00000-of-00002.safetensors", "model.safetensors.index.json", "tokenizer.json",
