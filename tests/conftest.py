@@ -1,4 +1,4 @@
-"""Settings shared by all tests: property tests without deadlines, no network for the Hugging Face hub."""
+"""Settings shared by all tests: the CPU, property tests without deadlines, no network for the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import mlx.core as mx
 import pytest
 from hypothesis import HealthCheck, settings
 from openai_harmony import HarmonyEncoding, load_harmony_encoding
 
 import vocabulary
 from gptoss_mlx.tokenizer import Tokenizer
+
+mx.set_default_device(mx.Device(mx.cpu))  # float32 there; a GPU's bfloat16 would say nothing about a formula
 
 settings.register_profile("default", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("default")
