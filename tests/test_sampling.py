@@ -16,7 +16,8 @@ from gptoss_mlx.sampling import Sampler, SamplingParams
 
 
 def draws(params: SamplingParams, logits: list[float], count: int, size: int | None = None) -> list[int]:
-    sampler, history = Sampler(params, size or len(logits)), []
+    sampler = Sampler(params, size or len(logits))
+    history: list[int] = []
     for _ in range(count):
         history.append(sampler(mx.array(logits), history))
     return history
