@@ -24,7 +24,7 @@ FUNCTIONS = "functions"
 
 
 class Role(str, Enum):
-    """Who speaks. Earlier ones outrank later ones where instructions contradict, except that tools come last."""
+    """Who speaks, in the order in which they are obeyed where instructions contradict."""
 
     SYSTEM = "system"
     DEVELOPER = "developer"
@@ -65,6 +65,9 @@ class Author:
 
     role: Role
     name: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "role", Role.of(self.role))
 
 
 @dataclass(frozen=True)
@@ -184,7 +187,10 @@ Content = TextContent | SystemContent | DeveloperContent
 
 @dataclass(frozen=True)
 class Message:
-    """One message. `channel`, `recipient` and `content_type` are None where the header does not name them."""
+    """One message. `channel`, `recipient` and `content_type` are None where the header does not name them.
+
+    A text may stand for its content.
+    """
 
     author: Author
     content: tuple[Content, ...] = ()
@@ -193,7 +199,9 @@ class Message:
     content_type: str | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "content", tuple(self.content))
+        content: Iterable[Content] | str = self.content
+        parts = (TextContent(content),) if isinstance(content, str) else tuple(content)
+        object.__setattr__(self, "content", parts)
 
     @property
     def role(self) -> Role:

@@ -96,6 +96,7 @@ class HarmonyParser:
         self._length = self._beyond = 0
         self._unused = ""  # headers that no message came of; they are shown with the next one's
         self._header = Header(Author(Role.ASSISTANT))
+        self._started: MessageStarted | None = None
         self._text: list[str] = []
         self._held: MessageCompleted | None = None
         self._over = False  # after a token that should have ended the generation
@@ -104,6 +105,11 @@ class HarmonyParser:
     def messages(self) -> tuple[Message, ...]:
         """The messages that are complete."""
         return tuple(self._messages)
+
+    @property
+    def current(self) -> MessageStarted | None:
+        """The message whose text the next token may belong to; None in a header and between messages."""
+        return self._started if self._state in (_State.CONTENT, _State.INLINE) else None
 
     def push(self, token: int) -> list[Event]:
         """Read one token; what it brought about, often nothing. Any integer is accepted."""
@@ -232,7 +238,8 @@ class HarmonyParser:
             header = replace(header, channel="analysis", settled=True)
         self._state, self._header, self._text = _State.CONTENT, header, []
         shown, self._unused = self._unused + _text_of(raw), ""
-        self._events.append(MessageStarted(header.author, header.channel, header.recipient, header.content_type, shown))
+        self._started = MessageStarted(header.author, header.channel, header.recipient, header.content_type, shown)
+        self._events.append(self._started)
 
     def _say(self, text: str) -> None:
         if text:

@@ -358,10 +358,12 @@ def test_text_is_told_as_it_comes() -> None:
     header = spelled(TINY, "<|channel|>final<|message|>")
     events = [event for token in header for event in parser.push(token)]
     assert events == [MessageStarted(Message.assistant("").author, "final", None, None, "final")]
+    assert parser.current == events[0]
     for token in TINY.encode("Sure, I can."):
         assert parser.push(token) == [ContentDelta(TINY.decode([token]), "final", None)]
     (completed,) = parser.push(TINY.return_)
     assert completed == MessageCompleted(Message.assistant("Sure, I can."), TINY.return_)
+    assert parser.current is None
 
 
 @pytest.mark.parametrize("before", ["", "<|channel|>final ", "<|channel|>", "<|start|>assistant ", "assistant: "])
