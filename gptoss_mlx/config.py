@@ -48,7 +48,6 @@ class ModelConfig:
     rope_beta_slow: float = 1.0
     rope_original_context: int = 4096
     rope_truncate: bool = False
-    tie_word_embeddings: bool = False
     quantization: Json | None = field(default=None, compare=False)
     """The `quantization` block of an MLX folder as it stands there; None elsewhere."""
 
@@ -176,7 +175,7 @@ class ModelConfig:
             "router_aux_loss_coef": 0.9,
             "sliding_window": self.sliding_window,
             "swiglu_limit": self.swiglu_limit,
-            "tie_word_embeddings": self.tie_word_embeddings,
+            "tie_word_embeddings": False,
             "use_cache": True,
             "vocab_size": self.vocab_size,
         }
@@ -247,7 +246,8 @@ def _from_hugging_face(raw: Json) -> dict[str, Any]:
     if not isinstance(kinds, list):
         raise ConfigError(f"config.json: layer_types must be a list, found {kinds!r}")
     found["layer_types"] = tuple(kinds)
-    found["tie_word_embeddings"] = bool(raw.get("tie_word_embeddings", False))
+    if raw.get("tie_word_embeddings"):
+        raise ConfigError("config.json: tie_word_embeddings must be false: gpt-oss has an output matrix of its own")
     quantization = raw.get("quantization")
     if quantization is not None and not isinstance(quantization, Mapping):
         raise ConfigError(f"config.json: quantization must be an object, found {quantization!r}")

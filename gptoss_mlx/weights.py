@@ -27,6 +27,8 @@ Arrays = dict[str, mx.array]
 Progress = Callable[[int, int], None]
 """Called with the bytes loaded so far and the bytes in all."""
 
+LAST_SCALE = 253
+"""The largest byte of an MXFP4 scale whose values are all finite."""
 RELEASE_MARK, BF16_MARK, ORIGINAL_MARK = "experts.gate_up_proj_blocks", "experts.gate_up_proj", "block."
 
 
@@ -129,6 +131,7 @@ def _from_release(name: str, array: mx.array) -> Iterator[tuple[str, mx.array]]:
         case "_blocks":
             array, kind = array.view(mx.uint32).flatten(-2), "weight"  # (E, out, in/32, 16) -> (E, out, in/8)
         case "_scales":
+            _check_scales(name, array)
             kind = "scales"
         case "_bias":
             kind = "bias"
@@ -140,6 +143,13 @@ def _from_release(name: str, array: mx.array) -> Iterator[tuple[str, mx.array]]:
     for side, first in (("gate_proj", 0), ("up_proj", 1)):  # interleaved row by row
         half = array[:, first::2]
         yield f"{experts}.{side}.{kind}", mx.contiguous(half)
+
+
+def _check_scales(name: str, scales: mx.array) -> None:
+    """The converter refuses the same: 2**127 overflows, and readers disagree about byte 255."""
+    largest: Any = mx.max(scales).item()
+    if largest > LAST_SCALE:
+        raise CheckpointError(f"{name}: scale bytes up to {LAST_SCALE} expected, {largest} found; the file is damaged")
 
 
 def pack(model: Model, config: ModelConfig, arrays: Mapping[str, mx.array]) -> None:

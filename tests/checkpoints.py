@@ -254,13 +254,13 @@ def _shards(parts: Tensors, count: int) -> Iterator[Tensors]:
         yield {name: parts[name] for name in names[len(names) * i // count : len(names) * (i + 1) // count]}
 
 
-def build(folder: Path, shape: Shape, layout: Layout = "hf", shards: int = 2) -> Path:
-    """Write a checkpoint; shards are numbered from 0 to the last index, as in the release.
+def build(folder: Path, shape: Shape, layout: Layout = "hf", shards: int = 2, parts: Tensors | None = None) -> Path:
+    """Write a checkpoint, of `parts` where they are given; shards are numbered from 0 to the last index, as in the release.
 
     Cutting the sorted names makes matrices straddle files. Returns the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    parts, config = tensors(shape), shape.config()
+    parts, config = parts or tensors(shape), shape.config()
     if layout == "original":
         parts, config = as_original(parts), shape.original_config()
         shards = 1

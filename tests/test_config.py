@@ -125,6 +125,7 @@ def _rope(**fields: Any) -> Callable[[Fields], Any]:
         (_without("sliding_window"), ["'sliding_window'", "missing"]),
         (_without("num_local_experts"), ["'num_local_experts'", "missing"]),
         (_without("rope_scaling"), ["rope_scaling", "rope_parameters"]),
+        (_with(tie_word_embeddings=True), ["tie_word_embeddings", "false"]),
         (_without("rope_theta"), ["'rope_theta'", "missing"]),
         (_with(rope_scaling="yarn"), ["rope_scaling"]),
         (_rope(rope_type="linear"), ["rope_type", "'yarn'", "'linear'"]),
@@ -233,7 +234,6 @@ def configurations(draw: st.DrawFn) -> ModelConfig:
         rope_beta_slow=number(0.5, 1.5),
         rope_original_context=count(1 << 17),
         rope_truncate=draw(st.booleans()),
-        tie_word_embeddings=draw(st.booleans()),
     )
 
 

@@ -299,3 +299,14 @@ def test_a_tensor_in_two_files_is_named(tmp_path: Path) -> None:
     (folder / "model.safetensors.index.json").unlink()
     shutil.copy(folder / "model-00000-of-00001.safetensors", folder / "model-00002.safetensors")
     refused(folder, "another file")
+
+
+@pytest.mark.parametrize("layout", ["hf", "original"])
+def test_scales_that_overflow_are_named(layout: Layout, tmp_path: Path) -> None:
+    parts = tensors(Shape())
+    name = "model.layers.1.mlp.experts.down_proj_scales"
+    parts[name] = parts[name].copy()
+    parts[name][-1, -1, -1] = 254
+    folder = build(tmp_path, Shape(), layout, parts=parts)
+    with pytest.raises(CheckpointError, match=r"layers\.1.*scales.*253 expected, 254 found"):
+        load_model(folder)
