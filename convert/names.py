@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gptoss_mlx.config import ModelConfig
+from gptoss_mlx.quantization import Quantization
 
-from .presets import Quantization
 from .tensorfile import TensorSpec
 
 Row = tuple[str, str, str, tuple[str, ...]]

@@ -4,47 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from gptoss_mlx.errors import RequestError
+from gptoss_mlx.quantization import Quantization
 
-
-@dataclass(frozen=True)
-class Quantization:
-    """How MLX stores a matrix: mode, bits per weight, inputs that share a scale."""
-
-    mode: str  # "affine", "mxfp4" or "mxfp8"
-    bits: int
-    group_size: int
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """The tensors of a quantised module."""
-        return ("weight", "scales", "biases") if self.mode == "affine" else ("weight", "scales")
-
-    def to_dict(self) -> dict[str, Any]:
-        """As mlx-lm writes it in config.json."""
-        return {"group_size": self.group_size, "bits": self.bits, "mode": self.mode}
-
-    def __str__(self) -> str:
-        if self.mode == "affine":
-            return f"affine {self.bits}-bit g{self.group_size}"
-        return self.mode.upper()
-
-
-MXFP4 = Quantization("mxfp4", 4, 32)
-ROUTER = Quantization("affine", 8, 64)
+MXFP4 = Quantization(32, 4, "mxfp4")
+ROUTER = Quantization(64, 8)
 DENSE: Mapping[str, Quantization | None] = {
     "bf16": None,
-    "q8": Quantization("affine", 8, 64),
-    "q6": Quantization("affine", 6, 64),
-    "q4": Quantization("affine", 4, 64),
-    "mxfp8": Quantization("mxfp8", 8, 32),
+    "q8": Quantization(64, 8),
+    "q6": Quantization(64, 6),
+    "q4": Quantization(64, 4),
+    "mxfp8": Quantization(32, 8, "mxfp8"),
 }
 EXPERTS: Mapping[str, Quantization] = {
     "mxfp4": MXFP4,
-    "q4": Quantization("affine", 4, 64),
-    "q8": Quantization("affine", 8, 64),
+    "q4": Quantization(64, 4),
+    "q8": Quantization(64, 8),
 }
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from gptoss_mlx.config import ModelConfig, read_json
 from gptoss_mlx.errors import CheckpointError, ConfigError
+from gptoss_mlx.quantization import Quantization, from_tensors
 
 from . import mxfp4
 from .names import (
@@ -28,7 +29,7 @@ from .names import (
     original_tensors,
     release_tensors,
 )
-from .presets import MXFP4, Quantization
+from .presets import MXFP4
 from .tensorfile import Stored, TensorSpec, read, read_header
 
 INDEX = "model.safetensors.index.json"
@@ -272,16 +273,14 @@ def _quantization(module: Module, tensors: Mapping[str, Stored]) -> Quantization
     weight, scales = tensors.get(f"{module.path}.weight"), tensors.get(f"{module.path}.scales")
     if weight is None or scales is None or not weight.shape or not scales.shape:
         return None
-    inputs = module.shape[-1]
-    bits, group = weight.shape[-1] * 32 // inputs, inputs // max(scales.shape[-1], 1)
-    mode = "affine" if scales.dtype != "U8" else f"mxfp{bits}"
-    known = (mode == "affine" and bits in (4, 6, 8)) or (mode in ("mxfp4", "mxfp8") and group == 32)
-    if not known:
+    inputs, words, groups = module.shape[-1], weight.shape[-1], scales.shape[-1]
+    found = from_tensors(module.path, inputs, words, groups, scales.dtype == "U8")
+    if found.mode not in ("affine", "mxfp4", "mxfp8") or (found.mode == "affine" and found.bits not in (4, 6, 8)):
         raise CheckpointError(
-            f"{weight.label}: {bits} bits in groups of {group} is no quantization this converter reads "
-            "(affine 4, 6, 8; MXFP4; MXFP8); convert from the release"
+            f"{weight.label}: {found} is no quantization that the converter reads (affine 4, 6, 8; mxfp4; mxfp8); "
+            "convert from the release"
         )
-    return Quantization(mode, bits, group)
+    return found
 
 
 _READERS = {"hf": _read_release, "original": _read_original, "bf16": _read_bf16, "mlx": _read_mlx}

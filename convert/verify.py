@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 
 from gptoss_mlx.errors import CheckpointError
+from gptoss_mlx.quantization import Quantization, from_entry
 
 from .folder import control_tokens
 from .plan import Step, alternate, decode, encode
-from .presets import Quantization
 from .sources import Matrix, Source, Vector, open_source, read_index
 from .synthetic import Progress
 from .tensorfile import Array, Stored, TensorSpec, read, to_float32
@@ -109,7 +109,7 @@ def _said(block: Mapping[str, Any], matrix: Matrix) -> Quantization | None:
     entry = block.get(matrix.modules[0], block)
     if not isinstance(entry, Mapping) or "bits" not in entry:
         return None
-    return Quantization(entry.get("mode", "affine"), entry["bits"], entry["group_size"])
+    return from_entry(matrix.modules[0], entry)
 
 
 def _index_problems(destination: Source) -> Iterator[str]:

@@ -48,6 +48,15 @@ class Quantization:
         overhead = {"affine": 32, "mxfp4": 8, "mxfp8": 8, "nvfp4": 8}[self.mode]
         return self.bits + overhead / self.group_size
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The tensors of a packed module, apart from its additive bias."""
+        return ("weight", "scales", "biases") if self.mode == "affine" else ("weight", "scales")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The entry of a config.json, as mlx-lm writes it."""
+        return {"group_size": self.group_size, "bits": self.bits, "mode": self.mode}
+
     def words(self, inputs: int) -> int:
         """32-bit words of one packed row of `inputs` values."""
         return inputs * self.bits // 32
