@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,12 @@ from .names import (
 from .presets import MXFP4
 from .tensorfile import Stored, TensorSpec, read, read_header
 
+LAYOUTS = {
+    "hf": "Hugging Face release",
+    "original": "original release",
+    "bf16": "BF16 checkpoint",
+    "mlx": "MLX folder",
+}
 INDEX = "model.safetensors.index.json"
 _CHUNK = 8 << 20
 
@@ -142,31 +148,38 @@ def open_source(path: Path | str) -> Source:
     folder = Path(path)
     if not folder.is_dir():
         raise ConfigError(f"{folder}: not a folder; expected one with config.json and model*.safetensors")
-    if not any(folder.glob("model*.safetensors")) and (folder / "original" / "config.json").is_file():
-        folder = folder / "original"
+    folder = checkpoint_folder(folder)
     raw = read_json(folder / "config.json")
     config = ModelConfig.from_dict(raw)
-    files, tensors = _tensors(folder)
-    layout = _layout(tensors)
+    files, tensors = read_tensors(folder)
+    layout = layout_of(tensors)
     matrices, vectors = _READERS[layout](folder, config, tensors)
     return Source(folder, layout, config, raw, files, tuple(matrices), tuple(vectors))
 
 
-def _tensors(folder: Path) -> tuple[tuple[Path, ...], dict[str, Stored]]:
-    """All tensors of a folder; the index, where there is one, says which files count."""
-    index = folder / INDEX
-    weight_map: dict[str, str] = {}
-    if index.is_file():
-        weight_map = read_json(index).get("weight_map") or {}
-        if not all(isinstance(name, str) and os.sep not in name for name in weight_map.values()):
-            raise CheckpointError(f"{index}: weight_map must map tensors to file names; fetch it again")
-        files = tuple(folder / name for name in sorted(set(weight_map.values())))
-    else:
-        files = tuple(sorted(folder.glob("model*.safetensors")))
+def checkpoint_folder(folder: Path) -> Path:
+    """The folder itself, or its `original/` where only that holds a checkpoint."""
+    original = folder / "original"
+    if not any(folder.glob("model*.safetensors")) and (original / "config.json").is_file():
+        return original
+    return folder
+
+
+def read_tensors(folder: Path) -> tuple[tuple[Path, ...], dict[str, Stored]]:
+    """The files of a checkpoint and where each of its tensors lies; the index, if there is one, says which files.
+
+    Raises:
+        CheckpointError: a file or tensor that the index names is missing, a file is truncated, a tensor is doubled.
+    """
+    weight_map = _weight_map(folder / INDEX)
+    names = sorted(set(weight_map.values()))
+    files = tuple(folder / name for name in names) if names else tuple(sorted(folder.glob("model*.safetensors")))
     if not files:
         raise CheckpointError(f"{folder}: no model*.safetensors here; expected a folder with the weights")
     tensors: dict[str, Stored] = {}
     for file in files:
+        if not file.exists():
+            raise CheckpointError(f"{file}: not found, but the index names it; fetch the missing file")
         for name, stored in read_header(file)[0].items():
             if name in tensors:
                 raise CheckpointError(f"{stored.label}: also in {tensors[name].path.name}; expected once")
@@ -177,7 +190,18 @@ def _tensors(folder: Path) -> tuple[tuple[Path, ...], dict[str, Stored]]:
     return files, tensors
 
 
-def _layout(tensors: Mapping[str, Stored]) -> str:
+def _weight_map(index: Path) -> Mapping[str, str]:
+    if not index.is_file():
+        return {}
+    found = read_json(index).get("weight_map")
+    if not isinstance(found, Mapping) or not all(isinstance(n, str) and os.sep not in n for n in found.values()):
+        raise CheckpointError(f"{index}: weight_map must map tensors to file names; fetch it again")
+    return found
+
+
+def layout_of(tensors: Iterable[str]) -> str:
+    """Which layout has tensors of these names: a key of `LAYOUTS`."""
+    tensors = tuple(tensors)
     if any(name.startswith("block.") for name in tensors):
         return "original"
     if any(name.endswith("experts.gate_proj.weight") for name in tensors):

@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from gptoss_mlx.convert import sources
+
 from . import demo
 from .config import ModelConfig
 from .errors import CheckpointError, ConfigError, ModelNotFoundError
-from .weights import weight_files, weights_folder
 
 ALIASES = {
     "20b": "openai/gpt-oss-20b",
@@ -144,17 +145,19 @@ def _cached(repository: str | None) -> Iterator[Path]:
 
 def _newest(folders: Iterator[Path]) -> Path | None:
     complete = [folder for folder in folders if _complete(folder)]
-    return max(complete, key=lambda folder: (weights_folder(folder) / "config.json").stat().st_mtime, default=None)
+    return max(
+        complete, key=lambda folder: (sources.checkpoint_folder(folder) / "config.json").stat().st_mtime, default=None
+    )
 
 
 def _complete(folder: Path) -> bool:
     """Whether a folder holds a gpt-oss model with its tokenizer and every file that its index names."""
     if not (folder / "tokenizer.json").exists():
         return False
-    weights = weights_folder(folder)
+    weights = sources.checkpoint_folder(folder)
     try:
         ModelConfig.from_folder(weights)
-        return bool(weight_files(weights))
+        return bool(sources.read_tensors(weights))
     except (ConfigError, CheckpointError):
         return False
 

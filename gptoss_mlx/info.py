@@ -8,12 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from gptoss_mlx.convert import names, tensorfile
+from gptoss_mlx.convert import names, sources
 
 from . import kernels
 from .config import FULL, ModelConfig
 from .quantization import from_entry, from_tensors
-from .weights import BF16_MARK, ORIGINAL_MARK, RELEASE_MARK, weight_files, weights_folder
 
 PARTS = {
     "embedding": "embed_tokens",
@@ -78,12 +77,10 @@ def model_info(folder: Path) -> ModelInfo:
     Raises:
         ConfigError, CheckpointError: see `gptoss_mlx.weights.load_model`.
     """
-    weights = weights_folder(folder)
+    weights = sources.checkpoint_folder(folder)
     config = ModelConfig.from_folder(weights)
-    stored: dict[str, tensorfile.Stored] = {}
-    for file in weight_files(weights):
-        stored.update(tensorfile.read_header(file)[0])
-    layout, parts = _layout(stored), _parts(stored, config)
+    _, stored = sources.read_tensors(weights)
+    layout, parts = sources.LAYOUTS[sources.layout_of(stored)], _parts(stored, config)
     total, limit = sum(part.bytes for part in parts), kernels.memory_limit()
     contexts = []
     for tokens in (*(c for c in CONTEXTS if c < config.max_position_embeddings), config.max_position_embeddings):
@@ -102,16 +99,8 @@ def kv_bytes(config: ModelConfig, tokens: int) -> int:
     return rows * config.kv_bytes_per_token
 
 
-def _layout(stored: Mapping[str, Any]) -> str:
-    if any(name.startswith(ORIGINAL_MARK) for name in stored):
-        return "original release"
-    if any(name.endswith(RELEASE_MARK) for name in stored):
-        return "Hugging Face release"
-    return "BF16 checkpoint" if any(name.endswith(BF16_MARK) for name in stored) else "MLX folder"
-
-
 def _parts(stored: Mapping[str, Any], config: ModelConfig) -> tuple[Part, ...]:
-    if _layout(stored) == "original release":
+    if sources.layout_of(stored) == "original":
         pieces = names.original_tensors(config).items()
         renamed = {whole: parts[0].name for whole, (_, parts) in pieces}
         stored = {renamed.get(name, name): tensor for name, tensor in stored.items()}

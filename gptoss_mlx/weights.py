@@ -15,10 +15,10 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
-from gptoss_mlx.convert import names, tensorfile
+from gptoss_mlx.convert import names, sources
 
 from . import kernels
-from .config import ModelConfig, read_json
+from .config import ModelConfig
 from .errors import CheckpointError
 from .model import ExpertLinear, Model, PackedEmbedding
 from .quantization import Quantization, from_entry, from_tensors
@@ -29,7 +29,6 @@ Progress = Callable[[int, int], None]
 
 LAST_SCALE = 253
 """The largest byte of an MXFP4 scale whose values are all finite."""
-RELEASE_MARK, BF16_MARK, ORIGINAL_MARK = "experts.gate_up_proj_blocks", "experts.gate_up_proj", "block."
 
 
 def load_model(folder: Path, progress: Progress | None = None) -> tuple[Model, ModelConfig]:
@@ -43,7 +42,7 @@ def load_model(folder: Path, progress: Progress | None = None) -> tuple[Model, M
         ConfigError: no config.json of a gpt-oss model is there.
         CheckpointError: a tensor is missing, unexpected, truncated, or of a wrong shape or dtype.
     """
-    folder = weights_folder(folder)
+    folder = sources.checkpoint_folder(folder)
     config = ModelConfig.from_folder(folder)
     arrays = read_arrays(folder, config)
     model = Model(config)
@@ -54,55 +53,22 @@ def load_model(folder: Path, progress: Progress | None = None) -> tuple[Model, M
     return model, config
 
 
-def weights_folder(folder: Path) -> Path:
-    """The folder itself, or its `original/` where only that holds a checkpoint."""
-    original = folder / "original"
-    if not (folder / "config.json").exists() and (original / "config.json").exists():
-        return original
-    return folder
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The checkpoint's files: those of its index, else every `model*.safetensors`.
-
-    Raises:
-        CheckpointError: there is none, or one that the index names is missing.
-    """
-    index = folder / "model.safetensors.index.json"
-    if not index.exists():
-        files = sorted(folder.glob("model*.safetensors"))
-        if not files:
-            raise CheckpointError(f"{folder}: no model*.safetensors found; expected a checkpoint of gpt-oss")
-        return files
-    listed = read_json(index).get("weight_map")
-    if not isinstance(listed, Mapping):
-        raise CheckpointError(f"{index}: expected a weight_map; fetch the file again")
-    files = [folder / name for name in sorted(set(listed.values()))]
-    for file in files:
-        if not file.exists():
-            raise CheckpointError(f"{file}: not found, but {index.name} names it; fetch the missing file")
-    return files
-
-
 def read_arrays(folder: Path, config: ModelConfig) -> Arrays:
     """Every tensor of a folder under its MLX name, still on disk until it is evaluated."""
+    files, tensors = sources.read_tensors(folder)  # names a damaged file better than MLX does
     stored: Arrays = {}
-    for file in weight_files(folder):
-        tensorfile.read_header(file)  # names a truncated or foreign file better than MLX does
+    for file in files:
         try:
-            loaded = mx.load(str(file))
+            loaded: Any = mx.load(str(file))
         except RuntimeError as error:
             raise CheckpointError(f"{file}: not readable as safetensors ({error}); fetch it again") from None
-        assert isinstance(loaded, dict)
-        for name, array in loaded.items():
-            if name in stored:
-                raise CheckpointError(f"{file}: holds {name}, which another file holds too")
-            stored[name] = array
-    if any(name.startswith(ORIGINAL_MARK) for name in stored):
+        stored.update(loaded)
+    layout = sources.layout_of(tensors)
+    if layout == "mlx":
+        return stored
+    if layout == "original":
         stored = _from_original(stored, config)
-    if any(name.endswith((RELEASE_MARK, BF16_MARK)) for name in stored):
-        return {name: array for source in list(stored) for name, array in _from_release(source, stored.pop(source))}
-    return stored
+    return {name: array for source in list(stored) for name, array in _from_release(source, stored.pop(source))}
 
 
 def _from_original(stored: Arrays, config: ModelConfig) -> Arrays:

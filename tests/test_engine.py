@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import mlx.core as mx
 import numpy as np
 import pytest

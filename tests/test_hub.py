@@ -89,8 +89,8 @@ def test_a_download_takes_the_root_files_only() -> None:
 
     files = [
         "config.json", "model-00000-of-00002.safetensors", "model.safetensors.index.json", "tokenizer.json",
-        "README.md", "chat_template.jinja", "LICENSE", "USAGE_POLICY", "original/config.json", "original/model.safetensors",
-        "metal/model.bin",
+        "README.md", "chat_template.jinja", "LICENSE", "USAGE_POLICY",
+        "original/config.json", "original/model.safetensors", "metal/model.bin",
     ]  # fmt: skip
     taken = list(filter_repo_objects(files, allow_patterns=hub.ROOT_FILES, ignore_patterns=["*/*"]))
     assert taken == [name for name in files if "/" not in name]

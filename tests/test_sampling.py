@@ -26,8 +26,8 @@ def draws(params: SamplingParams, logits: list[float], count: int, size: int | N
 @pytest.mark.parametrize(
     "bad",
     [
-        {"temperature": -0.1}, {"top_p": 0.0}, {"top_p": 1.5}, {"top_k": -1}, {"min_p": 1.1}, {"repetition_penalty": 0.0},
-        {"repetition_context": 0}, {"seed": -1}, {"stop": ("",)},
+        {"temperature": -0.1}, {"top_p": 0.0}, {"top_p": 1.5}, {"top_k": -1}, {"min_p": 1.1},
+        {"repetition_penalty": 0.0}, {"repetition_context": 0}, {"seed": -1}, {"stop": ("",)},
     ],
 )  # fmt: skip
 def test_out_of_range(bad: dict[str, Any]) -> None:

@@ -18,9 +18,10 @@ from mlx.utils import tree_flatten
 from checkpoints import Layout, Shape, Tensors, as_bf16, as_original, build, tensors, write_safetensors
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.convert import convert
+from gptoss_mlx.convert.sources import checkpoint_folder, read_tensors
 from gptoss_mlx.errors import CheckpointError, ConfigError
 from gptoss_mlx.quantization import AFFINE_BITS, AFFINE_GROUPS, FIXED_MODES, Quantization, from_entry, from_tensors
-from gptoss_mlx.weights import load_model, weight_files, weights_folder
+from gptoss_mlx.weights import load_model
 
 SHAPE = Shape(seed=31)
 PATH = "model.layers.0.self_attn.q_proj"
@@ -190,19 +191,19 @@ def test_float32_and_float16_checkpoints_load(folder: Path) -> None:
 
 def test_the_root_layout_is_preferred_to_original(tmp_path: Path) -> None:
     build(tmp_path / "original", SHAPE, "original")
-    assert weights_folder(tmp_path) == tmp_path / "original"
+    assert checkpoint_folder(tmp_path) == tmp_path / "original"
     build(tmp_path, SHAPE)
-    assert weights_folder(tmp_path) == tmp_path
-    assert {file.parent for file in weight_files(tmp_path)} == {tmp_path}
+    assert checkpoint_folder(tmp_path) == tmp_path
+    assert {file.parent for file in read_tensors(tmp_path)[0]} == {tmp_path}
 
 
 def test_shards_are_found_with_and_without_an_index(tmp_path: Path) -> None:
     folder = build(tmp_path, SHAPE, shards=3)
-    assert [file.name for file in weight_files(folder)] == [f"model-0000{i}-of-00002.safetensors" for i in range(3)]
+    assert [file.name for file in read_tensors(folder)[0]] == [f"model-0000{i}-of-00002.safetensors" for i in range(3)]
     (folder / "model.safetensors.index.json").unlink()
-    assert len(weight_files(folder)) == 3
+    assert len(read_tensors(folder)[0]) == 3
     (folder / "consolidated.safetensors").write_bytes(b"")
-    assert len(weight_files(folder)) == 3
+    assert len(read_tensors(folder)[0]) == 3
 
 
 # What is refused
@@ -270,6 +271,8 @@ def test_an_entry_that_contradicts_the_tensors_is_named(folder: Path) -> None:
 
 def test_an_entry_without_scales_is_named(folder: Path) -> None:
     change_arrays(folder, lambda arrays: arrays.pop("lm_head.scales"))
+    refused(folder, "lm_head.scales", "missing", "index")
+    (folder / "model.safetensors.index.json").unlink()
     refused(folder, "lm_head.scales", "missing", "config.json")
     (folder / "config.json").write_text(json.dumps(SHAPE.config()))
     refused(folder, "lm_head.scales", "missing", "packed")
@@ -298,7 +301,7 @@ def test_a_tensor_in_two_files_is_named(tmp_path: Path) -> None:
     folder = build(tmp_path, SHAPE)
     (folder / "model.safetensors.index.json").unlink()
     shutil.copy(folder / "model-00000-of-00001.safetensors", folder / "model-00002.safetensors")
-    refused(folder, "another file")
+    refused(folder, "also in", "expected once")
 
 
 @pytest.mark.parametrize("layout", ["hf", "original"])
