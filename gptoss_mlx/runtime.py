@@ -6,7 +6,6 @@ import datetime
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -75,6 +74,10 @@ class GptOss:
     def name(self) -> str:
         """What to call the model in front of a person."""
         return hub.display_name(self.folder)
+
+    def __repr__(self) -> str:
+        c = self.config
+        return f"<GptOss {self.name}: {c.num_hidden_layers} layers, {c.num_local_experts} experts>"
 
     def logits(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
         """Logits of every position.
@@ -154,13 +157,31 @@ class GptOss:
         turn = Turn(self.model, self.tokenizer, conversation)
         return turn.run(sampling or SamplingParams(), max_tokens)
 
-    def chat(self, messages: History, **options: Any) -> Reply:
+    def chat(
+        self,
+        messages: History,
+        *,
+        effort: str | None = None,
+        instructions: str | None = None,
+        tools: Sequence[ToolLike] = (),
+        sampling: SamplingParams | None = None,
+        max_tokens: int = MAX_TOKENS,
+        date: str | None = TODAY,
+    ) -> Reply:
         """Answer a conversation at once; the arguments are those of `stream`.
 
         Returns:
             The Reply: `.final`, `.analysis`, `.calls`, `.messages`, `.usage`, `.conversation`.
         """
-        for event in self.stream(messages, **options):
-            if isinstance(event, Done):
-                return event.reply
-        raise AssertionError("a turn ends with Done")
+        *_, last = self.stream(
+            messages,
+            effort=effort,
+            instructions=instructions,
+            tools=tools,
+            sampling=sampling,
+            max_tokens=max_tokens,
+            date=date,
+        )
+        if not isinstance(last, Done):
+            raise RuntimeError("a turn ended without its Done event")
+        return last.reply
