@@ -22,7 +22,7 @@ _SMALLEST = np.float32(1e-7)  # of a scale
 
 
 def encode(weights: U16, bits: int, group_size: int) -> list[Array]:
-    """Bfloat16 bits (..., in), finite -> words uint32 (..., in * bits / 32), scales and biases (..., in / group)."""
+    """Bfloat16 bits (..., in), below 2^100 -> words uint32 (..., in * bits / 32), scales and biases (..., in / group)."""
     flat = np.ascontiguousarray(weights).reshape(-1)
     codes = np.empty(flat.size, np.uint8)
     scales = np.empty(flat.size // group_size, np.float32)
@@ -42,8 +42,7 @@ def _grid(block: F32, bits: int) -> tuple[F32, F32]:
     """Scale and bias of each row of (groups, group_size)."""
     low, high = block.min(axis=1), block.max(axis=1)
     below = np.abs(low) > np.abs(high)
-    with np.errstate(over="ignore"):
-        step = np.maximum((high - low) / np.float32((1 << bits) - 1), _SMALLEST)
+    step = np.maximum((high - low) / np.float32((1 << bits) - 1), _SMALLEST)
     step = np.where(below, step, -step)
     edge = np.where(below, low, high)
     count = np.rint(edge / step)

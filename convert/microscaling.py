@@ -6,7 +6,8 @@ the nearest, ties to the even code (as Metal does; MLX's CPU path takes the lowe
 
 With this rule a block that was decoded from MXFP4 is found again exactly: same values always, same bits wherever
 its largest code is a 4 or a 6 (else the same values have a second spelling under a finer scale). Signs of zeros are
-kept. Blocks too small for the scale byte get scale 0, where MLX's CPU path wraps around to 255 (infinity).
+kept. Blocks too small for the scale byte get scale 0, where MLX's CPU path wraps around to 255 (infinity) and takes
+subnormal weights for zeros.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from .tensorfile import Array, to_bfloat16, to_float32
 
 BLOCK = 32
 _ROWS = 1 << 12  # blocks at a time: 128 K weights stay in the cache
+_SMALL = 16  # scales under which subnormal weights matter, whose exponent cannot be subtracted from their bits
 U16 = npt.NDArray[np.uint16]
 U8 = npt.NDArray[np.uint8]
 
@@ -55,12 +57,12 @@ def _quantize_blocks(blocks: U16, magnitudes: tuple[float, ...]) -> tuple[U8, U8
     top = magnitude.max(axis=1)
     # an exponent one higher wherever the mantissa is above that of the largest code
     exponent = ((top + (127 - (largest & 127))) >> 7) - (largest >> 7)
-    scales = np.where(top == 0, 127, np.clip(exponent + 127, 0, 253))
-    magnitude -= ((scales - 127) << 7)[:, None].astype(np.int32)
-    small = np.flatnonzero((exponent + 127 <= 0) & (top > 0))
-    if small.size:  # subnormal weights: exponents cannot be subtracted as bits
-        values = np.abs(to_float32(blocks[small]).astype(np.float64)) * 2.0**127
-        magnitude[small] = to_bfloat16(values.astype(np.float32))
+    scales = np.where(top == 0, 127, np.clip(exponent + 127, 0, 253)).astype(np.int32)
+    magnitude -= ((scales - 127) << 7)[:, None]
+    small = np.flatnonzero(scales < _SMALL)
+    if small.size:
+        values = np.abs(to_float32(blocks[small]).astype(np.float64))
+        magnitude[small] = to_bfloat16(np.ldexp(values, 127 - scales[small, None]).astype(np.float32))
     np.clip(magnitude, 0, largest, out=magnitude)
     codes = np.take(_nearest(magnitudes), magnitude)
     codes |= (blocks >> np.uint16(8)).astype(np.uint8) & np.uint8(0x80)

@@ -16,7 +16,7 @@ from . import microscaling
 from .tensorfile import Array
 
 BLOCK = microscaling.BLOCK
-BAD_SCALE = 254  # from here on codes overflow bfloat16 (254) or readers disagree about the meaning (255)
+BAD_SCALE = 254  # from here on codes 3 to 6 overflow (254) or readers disagree about the meaning (255)
 
 U8 = npt.NDArray[np.uint8]
 U16 = npt.NDArray[np.uint16]

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from gptoss_mlx.errors import CheckpointError, ConversionError
+from gptoss_mlx.quantization import Quantization
 
 from . import affine, mxfp4, mxfp8
 from .names import Module, matrix_tensors, mlx_entries
-from .presets import Preset, Quantization
+from .presets import Preset
 from .sources import Matrix, Source, Vector
 from .tensorfile import Array, Stored, TensorSpec, header, shards
 
@@ -44,12 +45,15 @@ class Step:
         """Slices of the inputs -> slices of the outputs.
 
         Raises:
-            CheckpointError: a bfloat16 value is not finite.
+            CheckpointError: a bfloat16 value is not finite, or too large to be quantised.
         """
         if self.inputs[0].dtype == "BF16":
             check_finite(arrays[0], self.inputs[0])
         if not self.untouched and isinstance(self.item, Matrix):
-            arrays = encode(decode(self.item, arrays), self.target)
+            weights = decode(self.item, arrays)
+            if self.target:
+                check_range(weights, self.inputs[0])
+            arrays = encode(weights, self.target)
         return alternate(arrays, self.ways)
 
     @property
@@ -67,10 +71,21 @@ def alternate(arrays: list[Array], ways: int) -> list[Array]:
 
 def check_finite(bits: Array, stored: Stored) -> None:
     """Raise a CheckpointError where bfloat16 bits hold an infinity or a NaN."""
-    flat = bits.reshape(-1)
-    for start in range(0, flat.size, 1 << 17):
-        if int((flat[start : start + (1 << 17)] & np.uint16(0x7FFF)).max(initial=0)) >= 0x7F80:
-            raise CheckpointError(f"{stored.label}: finite values expected, an infinity or NaN found")
+    if _largest(bits) >= 0x7F80:
+        raise CheckpointError(f"{stored.label}: finite values expected, an infinity or NaN found")
+
+
+def check_range(bits: Array, stored: Stored) -> None:
+    """Raise a CheckpointError where a weight is 2^100 or more: the steps of such a group leave float32."""
+    if _largest(bits) >= 0x7180:
+        raise CheckpointError(f"{stored.label}: weights below 2^100 expected, a larger one cannot be quantised")
+
+
+def _largest(bits: Array) -> int:
+    """The bits of the largest magnitude among bfloat16 values, looked for block by block in the cache."""
+    flat, block = bits.reshape(-1), 1 << 17
+    starts = range(0, flat.size, block)
+    return max((int((flat[i : i + block] & np.uint16(0x7FFF)).max()) for i in starts), default=0)
 
 
 def decode(matrix: Matrix, arrays: list[Array]) -> Array:

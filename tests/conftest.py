@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -13,6 +14,7 @@ from hypothesis import HealthCheck, settings
 from openai_harmony import HarmonyEncoding, load_harmony_encoding
 
 import vocabulary
+from gptoss_mlx.convert import convert, synthesize
 from gptoss_mlx.tokenizer import Tokenizer
 
 mx.set_default_device(mx.Device(mx.cpu))  # float32 there; a GPU's bfloat16 would say nothing about a formula
@@ -37,3 +39,20 @@ def real_tokenizer(real_vocabulary: Path) -> Tokenizer:
 def oracle(real_vocabulary: Path) -> HarmonyEncoding:
     """The openai-harmony package's encoding."""
     return load_harmony_encoding("HarmonyGptOss")
+
+
+@pytest.fixture(scope="session")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One random model as "hf", "original", "bf16" and "mlx" (dense parts BF16). Do not change these folders."""
+    root = tmp_path_factory.mktemp("sources")
+    folders = {layout: root / layout for layout in ("hf", "original", "bf16")}
+    for layout, folder in folders.items():
+        synthesize(folder, layers=3, layout=layout, seed=5)
+    convert(folders["hf"], root / "mlx", dense="bf16")
+    return {**folders, "mlx": root / "mlx"}
+
+
+@pytest.fixture
+def damaged(sources: dict[str, Path], tmp_path: Path) -> Path:
+    """A copy of the random model in the release's layout that a test may damage."""
+    return Path(shutil.copytree(sources["hf"], tmp_path / "source"))
