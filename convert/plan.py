@@ -47,8 +47,9 @@ class Step:
         Raises:
             CheckpointError: a bfloat16 value is not finite, or too large to be quantised.
         """
-        if self.inputs[0].dtype == "BF16":
-            check_finite(arrays[0], self.inputs[0])
+        for array, stored in zip(arrays, self.inputs, strict=True):
+            if stored.dtype == "BF16":
+                check_finite(array, stored)
         if not self.untouched and isinstance(self.item, Matrix):
             weights = decode(self.item, arrays)
             if self.target:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -366,3 +368,24 @@ def test_progress_counts_every_byte(sources: dict[str, Path], tmp_path: Path) ->
         == json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())["metadata"]["total_size"]
     )
     assert report.bytes_written == (tmp_path / "out" / "model.safetensors").stat().st_size
+
+
+PEAK = """
+import resource
+from gptoss_mlx.convert import convert
+convert({source!r}, {out!r}, shard_bytes=50_000_000)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
+    peaks = []
+    for layers in (2, 30):
+        source, out = tmp_path / f"source{layers}", tmp_path / f"out{layers}"
+        synthesize(source, layers=layers, experts=16, hidden_size=512, intermediate_size=512)
+        script = PEAK.format(source=str(source), out=str(out))
+        run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+        peaks.append(int(run.stdout) * (1 if sys.platform == "darwin" else 1024))
+    size = sum(path.stat().st_size for path in (tmp_path / "out30").iterdir())
+    assert size > 200_000_000
+    assert peaks[1] - peaks[0] < 30_000_000
