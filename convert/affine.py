@@ -22,7 +22,7 @@ _SMALLEST = np.float32(1e-7)  # of a scale
 
 
 def encode(weights: U16, bits: int, group_size: int) -> list[Array]:
-    """Bfloat16 bits (..., in), below 2^100 -> words uint32 (..., in * bits / 32), scales and biases (..., in / group)."""
+    """Bfloat16 bits (..., in), below 2^100 -> words uint32 (..., in * bits / 32), scales, biases (..., in / group)."""
     flat = np.ascontiguousarray(weights).reshape(-1)
     codes = np.empty(flat.size, np.uint8)
     scales = np.empty(flat.size // group_size, np.float32)

@@ -107,6 +107,8 @@ def read_header(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
 
 def _entry(name: str, path: Path, base: int, entry: Mapping[str, Any]) -> Stored:
     start, end = (int(x) for x in entry["data_offsets"])
+    if start < 0:
+        raise ValueError(f"data before its own start in {name}")
     stored = Stored(name, path, base + start, str(entry["dtype"]), tuple(int(n) for n in entry["shape"]))
     if stored.dtype in DTYPES and stored.nbytes != end - start:
         raise ValueError(f"a {stored.dtype} tensor of shape {list(stored.shape)} in {end - start} bytes")

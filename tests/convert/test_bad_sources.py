@@ -115,7 +115,13 @@ class TestFiles:
 
     @pytest.mark.parametrize(
         "header",
-        [b"[]", b'{"a": 1}', b'{"a": {"dtype": "BF16", "shape": [4], "data_offsets": [0, 4]}}', b'{"a": {}}'],
+        [
+            b"[]",
+            b'{"a": 1}',
+            b'{"a": {"dtype": "BF16", "shape": [4], "data_offsets": [0, 4]}}',
+            b'{"a": {}}',
+            b'{"a": {"dtype": "U8", "shape": [4], "data_offsets": [-4, 0]}}',
+        ],
     )
     def test_headers_that_make_no_sense(self, header: bytes, damaged: Path) -> None:
         path = sorted(damaged.glob("model*.safetensors"))[1]
@@ -135,9 +141,10 @@ class TestFiles:
     def test_no_folder(self, tmp_path: Path) -> None:
         _refused(tmp_path / "nowhere", "not a folder", error=ConfigError)
 
-    def test_an_index_that_leads_elsewhere(self, damaged: Path) -> None:
+    @pytest.mark.parametrize("weight_map", [{LM_HEAD: "../other/model.safetensors"}, {LM_HEAD: 3}, [LM_HEAD]])
+    def test_an_index_that_leads_elsewhere(self, weight_map: object, damaged: Path) -> None:
         index = damaged / "model.safetensors.index.json"
-        index.write_text(json.dumps({"weight_map": {LM_HEAD: "../other/model.safetensors"}}))
+        index.write_text(json.dumps({"weight_map": weight_map}))
         _refused(damaged, "weight_map must map tensors to file names")
 
 

@@ -380,12 +380,12 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
     peaks = []
-    for layers in (2, 30):
+    for layers in (2, 18):
         source, out = tmp_path / f"source{layers}", tmp_path / f"out{layers}"
         synthesize(source, layers=layers, experts=16, hidden_size=512, intermediate_size=512)
         script = PEAK.format(source=str(source), out=str(out))
         run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
         peaks.append(int(run.stdout) * (1 if sys.platform == "darwin" else 1024))
-    size = sum(path.stat().st_size for path in (tmp_path / "out30").iterdir())
-    assert size > 200_000_000
+    size = sum(path.stat().st_size for path in (tmp_path / "out18").iterdir())
+    assert size > 120_000_000
     assert peaks[1] - peaks[0] < 30_000_000
