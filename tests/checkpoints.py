@@ -255,9 +255,10 @@ def _shards(parts: Tensors, count: int) -> Iterator[Tensors]:
 
 
 def build(folder: Path, shape: Shape, layout: Layout = "hf", shards: int = 2, parts: Tensors | None = None) -> Path:
-    """Write a checkpoint, of `parts` where they are given.
+    """Write a checkpoint, of `parts` where they are given, and return its folder.
 
-    Shards are numbered from 0 to the last index, as in the release. Cutting the sorted names makes matrices straddle files. Returns the folder.
+    Shards are numbered from 0 to the last index, as in the release. Cutting the sorted names makes matrices straddle
+    files.
     """
     folder.mkdir(parents=True, exist_ok=True)
     parts, config = parts or tensors(shape), shape.config()

@@ -19,7 +19,7 @@ def size(count: float) -> str:
 
 def print_info(info: ModelInfo, console: Console | None = None) -> None:
     """Print what `gptoss-mlx info` shows."""
-    console = console or Console(highlight=False)
+    console = console or Console(highlight=False, soft_wrap=True)
     c = info.config
     console.print(f"[bold]{info.folder.name}[/bold]  ({info.layout})  {info.folder}", soft_wrap=True)
     console.print(
