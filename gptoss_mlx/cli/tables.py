@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
+from gptoss_mlx.hub import display_name
 from gptoss_mlx.info import ModelInfo
 
 
@@ -21,7 +22,7 @@ def print_info(info: ModelInfo, console: Console | None = None) -> None:
     """Print what `gptoss-mlx info` shows."""
     console = console or Console(highlight=False, soft_wrap=True)
     c = info.config
-    console.print(f"[bold]{info.folder.name}[/bold]  ({info.layout})  {info.folder}", soft_wrap=True)
+    console.print(f"[bold]{display_name(info.folder)}[/bold]  ({info.layout})  {info.folder}", soft_wrap=True)
     console.print(
         f"{c.num_hidden_layers} layers, hidden {c.hidden_size}, {c.num_attention_heads} heads "
         f"({c.num_key_value_heads} key/value) of {c.head_dim}, window {c.sliding_window}, "
