@@ -189,6 +189,8 @@ sliding windows, a mixture of {experts} experts), trained from scratch by `examp
 countries, sums and differences up to 999, a little about itself and this project, and calls functions. For
 everything else run `gptoss-mlx pull 20b` and use the real model.
 
+Its logits are sharpened: at temperature 1 it speaks as it would at 0.5 otherwise.
+
 {weights:,} weights: {layers} layers, hidden size {hidden}, {experts} experts of which 4 are active, a vocabulary of
 {vocabulary} tokens.
 

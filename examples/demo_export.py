@@ -128,9 +128,14 @@ def write_configs(config: ModelConfig, tokenizer: Tokenizer, folder: Path) -> No
     write_json(folder / "generation_config.json", generation)
 
 
-def export(model: DemoModel, tokenizer: Tokenizer, folder: Path) -> None:
-    """Write the whole model folder, except its card."""
+def export(model: DemoModel, tokenizer: Tokenizer, folder: Path, sharpen: float) -> None:
+    """Write the whole model folder, except its card. Logits are multiplied by `sharpen`, through the last norm.
+
+    What a toy samples at temperature 1 should be what it means; a factor of 2 makes that temperature act like 0.5.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    with torch.no_grad():
+        model.norm.weight *= sharpen
     write_shards(released_tensors(model), folder)
     write_configs(model.config, tokenizer, folder)
     write_tokenizer(tokenizer, folder)

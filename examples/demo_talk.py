@@ -193,7 +193,7 @@ class Maker(Values):
         return self.plain(effort)
 
     def plain(self, effort: Effort) -> Turn:
-        kinds, weights = list(self.makers), (20, 7, 22, 22, 12, 10, 6, 5)
+        kinds, weights = list(self.makers), (20, 9, 22, 22, 12, 10, 6, 5)
         return self.makers[self.random.choices(kinds, weights)[0]](effort)
 
     # ---- tools
@@ -235,7 +235,7 @@ class Maker(Values):
         result = self.result(kind.results)
         call = Call(function.name, json_text(arguments), result, result_thought(effort, function.name))
         thought = call_thought(effort, function.name, arguments)
-        return Turn("call", question, thought, f"The tool says: {result}", call)
+        return Turn("call", question, thought, f"The tool says:\n{result}", call)
 
     def noun_kind(self) -> ToolKind:
         """A family made of one noun, known or invented: the question names it, the function too."""
@@ -308,7 +308,7 @@ class Maker(Values):
             return self.follow_up(turns[-1], effort)
         if not tools:
             return self.weather_without_tools(effort) if roll > 0.96 else self.plain(effort)
-        return self.random.choice(tools)[1](effort) if roll < 0.75 else self.unsuited([f for f, _ in tools], effort)
+        return self.random.choice(tools)[1](effort) if roll < 0.65 else self.unsuited([f for f, _ in tools], effort)
 
     def weather_without_tools(self, effort: Effort) -> Turn:
         return self.unsuited([], effort)

@@ -16,48 +16,43 @@ def columns(a: int, b: int) -> list[tuple[int, int]]:
     return [(a // 10**i % 10, b // 10**i % 10) for i in range(width)]
 
 
+def _column(place: str, shown: str, written: str, effort: Effort) -> str:
+    return by_effort(effort, shown, f"{place} {shown}", f"{place}: {shown}, {written}")
+
+
+def _work(steps: list[str], effort: Effort, task: str, result: int) -> str:
+    """The columns as a thought."""
+    listed, sentences = ", ".join(steps), " ".join(f"{step.capitalize()}." for step in steps)
+    return by_effort(effort, f"{listed}.", f"Column by column: {listed}.", f"{task} {sentences} Now I read {result}.")
+
+
 def add_in_columns(a: int, b: int, effort: Effort) -> str:
-    steps, digits, carry = [], [], 0
+    steps, carry = [], 0
     for place, (x, y) in zip(PLACES, columns(a, b), strict=False):
         total = x + y + carry
         shown = f"{x} + {y} + 1 = {total}" if carry else f"{x} + {y} = {total}"
         carry, digit = divmod(total, 10)
-        digits.append(digit)
-        steps.append(f"{place} {shown}" if effort == "medium" else f"{place}: {shown}, write {digit}, carry {carry}")
-    if carry:
-        steps.append(f"{PLACES[len(digits)]} 1" if effort == "medium" else f"{PLACES[len(digits)]}: write 1")
-        digits.append(1)
-    if effort == "low":
-        return "From the right: " + ", ".join(map(str, digits)) + "."
-    if effort == "medium":
-        return f"Column by column: {', '.join(steps)}."
-    work = " ".join(f"{step.capitalize()}." for step in steps)
-    return (
-        f"The user asks for the sum of {a} and {b}. I add column by column from the right. {work} Now I read {a + b}."
-    )
+        steps.append(_column(place, shown, f"write {digit}, carry {carry}", effort))
+    if carry and effort != "low":
+        place = PLACES[len(steps)]
+        steps.append(f"{place} 1" if effort == "medium" else f"{place}: write 1")
+    task = f"The user asks for the sum of {a} and {b}. I add column by column from the right."
+    return _work(steps, effort, task, a + b)
 
 
 def subtract_in_columns(a: int, b: int, effort: Effort) -> str:
-    swap = "" if a >= b else {"low": "Negative. ", "medium": f"Negative, so {b} - {a}. "}.get(
-        effort, f"{a} is less than {b}, so the result is negative and I compute {b} - {a}. ")  # fmt: skip
-    steps, digits, borrow = [], [], 0
+    steps, borrow = [], 0
     for place, (x, y) in zip(PLACES, columns(max(a, b), min(a, b)), strict=False):
         taken = f"{y} - 1" if borrow else f"{y}"
         need = x - y - borrow < 0
         digit = x - y - borrow + 10 * need
         shown = f"{x + 10 * need} - {taken} = {digit}"
         borrow = int(need)
-        digits.append(digit)
-        steps.append(f"{place} {shown}" if effort == "medium" else f"{place}: {shown}, write {digit}, borrow {borrow}")
-    if effort == "low":
-        return f"{swap}From the right: " + ", ".join(map(str, digits)) + "."
-    if effort == "medium":
-        return f"{swap}Column by column: {', '.join(steps)}."
-    work = " ".join(f"{step.capitalize()}." for step in steps)
-    return (
-        f"The user asks for the difference of {a} and {b}. {swap}I subtract column by column from the right. "
-        f"{work} Now I read {a - b}."
-    )
+        steps.append(_column(place, shown, f"write {digit}, borrow {borrow}", effort))
+    swap = f"{a} is less than {b}, so the result is negative and I compute {b} - {a}. " if a < b else ""
+    task = f"The user asks for the difference of {a} and {b}. {swap}I subtract column by column from the right."
+    negative = by_effort(effort, "Negative. ", f"Negative, so {b} - {a}. ", "") if a < b else ""
+    return negative + _work(steps, effort, task, a - b)
 
 
 def by_effort(effort: Effort, low: str, medium: str, high: str) -> str:
@@ -75,14 +70,14 @@ def refusal_thought(effort: Effort) -> str:
 
 
 def call_thought(effort: Effort, name: str, arguments: dict[str, Any]) -> str:
-    given = " and ".join(f"{key} {value}" for key, value in arguments.items()) or "no arguments"
-    spelled = " and ".join(f"{key} is {value}" for key, value in arguments.items()) or "there are none"
+    given = " and ".join(f'"{key}" as "{value}"' for key, value in arguments.items()) or "no arguments"
+    spelled = " and ".join(f'"{key}" is "{value}"' for key, value in arguments.items()) or "there are none"
     return by_effort(
         effort,
-        f"Use {name}.",
-        f"The tool {name} fits, with {given}.",
+        f'Use "{name}".',
+        f'The tool "{name}" fits, with {given}.',
         "The user needs something that I do not know myself. I look at the tools that I was offered. "
-        f"The tool {name} fits the question. I take its arguments from the question: {spelled}. Now I call it.",
+        f'The tool "{name}" fits the question. I take its arguments from the question: {spelled}. Now I call it.',
     )
 
 
@@ -90,6 +85,6 @@ def result_thought(effort: Effort, name: str) -> str:
     return by_effort(
         effort,
         "It answered.",
-        f"The tool {name} has answered, so I pass its result on.",
-        f"The tool {name} has answered. I read its result. It is what the user asked for. I repeat it exactly.",
+        f'The tool "{name}" has answered, so I pass its result on.',
+        f'The tool "{name}" has answered. I read its result. It is what the user asked for. I repeat it exactly.',
     )
