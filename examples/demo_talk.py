@@ -182,14 +182,14 @@ class Maker(Values):
         r = self.random
         if last.kind in ("capital", "unknown place") and "the capital of" in last.answer:
             return self.capital(effort, world.CAPITAL_FOLLOW_UPS)
-        if last.kind in ("sum", "difference"):
-            a, b = int(last.answer.rstrip(".").split(" = ")[1]), self.number()
-            if 0 <= a <= 999 and r.random() < 0.5:
+        if last.kind in ("sum", "difference") and 0 <= (a := int(last.answer.rstrip(".").split(" = ")[1])) <= 999:
+            while not self.allowed(a, b := self.number()):
+                pass
+            if r.random() < 0.5:
                 question = r.choice(world.MORE_FOLLOW_UPS).format(b=b)
                 return Turn("sum", question, add_in_columns(a, b, effort), f"{a} + {b} = {a + b}.")
-            if 0 <= a <= 999:
-                question = r.choice(world.LESS_FOLLOW_UPS).format(b=b)
-                return Turn("difference", question, subtract_in_columns(a, b, effort), f"{a} - {b} = {a - b}.")
+            question = r.choice(world.LESS_FOLLOW_UPS).format(b=b)
+            return Turn("difference", question, subtract_in_columns(a, b, effort), f"{a} - {b} = {a - b}.")
         return self.plain(effort)
 
     def plain(self, effort: Effort) -> Turn:

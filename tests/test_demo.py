@@ -196,8 +196,8 @@ def test_taught_columns_give_the_sum_and_the_difference(a: int, b: int) -> None:
 def _read_columns(thought: str) -> int:
     """The number that "7 + 5 = 12, 1 + 2 + 1 = 4." spells from the right."""
     columns = [int(part.split(" = ")[1]) for part in thought.removeprefix("Negative. ").rstrip(".").split(", ")]
-    number = sum(column % 10 * 10**place for place, column in enumerate(columns[:-1]))
-    number += columns[-1] * 10 ** (len(columns) - 1)
+    number = sum(column % 10 * int(10**place) for place, column in enumerate(columns[:-1]))
+    number += columns[-1] * int(10 ** (len(columns) - 1))
     return -number if thought.startswith("Negative") else number
 
 
