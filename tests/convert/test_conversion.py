@@ -350,12 +350,12 @@ class TestDestination:
             convert(sources["hf"], tmp_path / "out")
         assert not any(tmp_path.iterdir())
 
-    @pytest.mark.parametrize("options", [{"dense": "q5"}, {"experts": "bf16"}])
+    @pytest.mark.parametrize(("dense", "experts"), [("q5", "mxfp4"), ("q8", "bf16")])
     def test_unknown_presets_are_refused(
-        self, options: dict[str, str], sources: dict[str, Path], tmp_path: Path
+        self, dense: str, experts: str, sources: dict[str, Path], tmp_path: Path
     ) -> None:
         with pytest.raises(RequestError, match="must be one of"):
-            convert(sources["hf"], tmp_path / "out", **options)
+            convert(sources["hf"], tmp_path / "out", dense=dense, experts=experts)
         assert not any(tmp_path.iterdir())
 
 

@@ -79,10 +79,10 @@ class TestAffine:
             assert _same(affine.encode(_normal(seed), bits, group_size), theirs)
 
     def test_decoding_is_within_a_rounding_of_mlx(self, bits: int, group_size: int) -> None:
-        parts = affine.encode(_normal(1), bits, group_size)
-        scales, biases = (mlx_array(part).astype(mx.float32) for part in parts[1:])
-        exact = np.array(mx.dequantize(mx.array(parts[0]), scales, biases, bits=bits, group_size=group_size))
-        ours = to_float32(affine.decode(*parts, bits, group_size))
+        words, scales, biases = affine.encode(_normal(1), bits, group_size)
+        wide = [mlx_array(part).astype(mx.float32) for part in (scales, biases)]
+        exact = np.array(mx.dequantize(mx.array(words), wide[0], wide[1], bits=bits, group_size=group_size))
+        ours = to_float32(affine.decode(words, scales, biases, bits, group_size))
         assert np.all(np.abs(ours - exact) <= np.abs(exact) * 2.0**-8)
 
 
