@@ -17,7 +17,7 @@ from rich.console import Console
 from gptoss_mlx import __version__
 from gptoss_mlx.cli import main
 from gptoss_mlx.cli.chat import chat
-from gptoss_mlx.cli.printer import AnswerPrinter, split_blocks
+from gptoss_mlx.cli.printer import AnswerPrinter, WordWrap, split_blocks
 from gptoss_mlx.conversation import CallDelta, TextDelta
 from toy import write_toy
 
@@ -144,6 +144,7 @@ def test_plain_text_where_no_terminal_is() -> None:
 def test_a_terminal_sees_markdown_and_dimmed_thoughts() -> None:
     out = printed(EVENTS, terminal=True)
     assert f"{ESCAPE}[2mLet me " in out
+    assert "think." in out
     assert "**bold**" not in out.split("\r")[-1]
     assert f"{ESCAPE}[1mbold" in out
 
@@ -154,3 +155,14 @@ def test_blocks_are_never_cut_inside_a_fence(lines: list[str]) -> None:
     finished, rest = split_blocks(text)
     assert (finished + rest).replace("\n", "") == text.replace("\n", "")
     assert finished.count("```") % 2 == 0
+
+
+@given(st.text("ab \n", max_size=80), st.integers(4, 20), st.data())
+def test_words_are_kept_whole(text: str, width: int, data: st.DataObject) -> None:
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=8)))
+    wrap = WordWrap(width)
+    pieces = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+    out = "".join(map(wrap.push, pieces)) + wrap.flush()
+    assert out.split() == text.split()
+    for line in out.split("\n"):
+        assert len(line.rstrip()) <= width or " " not in line.strip()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.live import Live
 from rich.markdown import Markdown
@@ -31,6 +32,7 @@ class AnswerPrinter:
             self.console if self.console.is_terminal else Console(stderr=True, highlight=False, soft_wrap=True)
         )
         self._kind: str | None = None
+        self._wrap = WordWrap(self.console.width if self.console.is_terminal else None)
         self._markdown: MarkdownStream | None = None
 
     def print(self, event: Event) -> None:
@@ -64,14 +66,14 @@ class AnswerPrinter:
             self._markdown.close()
             self._markdown = None
         elif self._kind is not None:
-            self.console.print()
+            self.console.print(self._wrap.flush(), style="dim", markup=False)
         if self._kind == "analysis" and kind is not None:
             self.console.print()
         self._kind = kind
         return True
 
     def _raw(self, text: str, *, dim: bool = False) -> None:
-        self.console.print(text, style="dim" if dim else None, end="", markup=False)
+        self.console.print(self._wrap.push(text), style="dim" if dim else None, end="", markup=False)
         self.console.file.flush()
 
     def _answer(self, text: str) -> None:
@@ -81,6 +83,38 @@ class AnswerPrinter:
         if self._markdown is None:
             self._markdown = MarkdownStream(self.console)
         self._markdown.push(text)
+
+
+class WordWrap:
+    """Breaks streamed text between words; the word that is being written waits until it is whole.
+
+    Args:
+        width: columns of the terminal; None passes everything on as it comes.
+    """
+
+    def __init__(self, width: int | None) -> None:
+        self._width = width
+        self._column = 0
+        self._word = ""
+
+    def push(self, text: str) -> str:
+        """Take a piece; return what can be printed."""
+        if self._width is None:
+            return text
+        *whole, self._word = re.split(r"(?<=\s)", self._word + text)
+        return "".join(map(self._placed, whole))
+
+    def flush(self) -> str:
+        """Return the last word; the next text begins a new line."""
+        out, self._word = self._placed(self._word), ""
+        self._column = 0
+        return out
+
+    def _placed(self, word: str) -> str:
+        length = cell_len(word.rstrip())
+        breaks = self._width is not None and self._column > 0 and self._column + length > self._width
+        self._column = 0 if word.endswith("\n") else (0 if breaks else self._column) + cell_len(word)
+        return "\n" + word if breaks else word
 
 
 class MarkdownStream:
