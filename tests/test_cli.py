@@ -165,4 +165,4 @@ def test_words_are_kept_whole(text: str, width: int, data: st.DataObject) -> Non
     out = "".join(map(wrap.push, pieces)) + wrap.flush()
     assert out.split() == text.split()
     for line in out.split("\n"):
-        assert len(line.rstrip()) <= width or " " not in line.strip()
+        assert len(line.rstrip()) < width or " " not in line.strip()

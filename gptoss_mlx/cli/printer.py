@@ -112,7 +112,8 @@ class WordWrap:
 
     def _placed(self, word: str) -> str:
         length = cell_len(word.rstrip())
-        breaks = self._width is not None and self._column > 0 and self._column + length > self._width
+        # the last column is left to the space behind a word, which must not begin the next line
+        breaks = self._width is not None and self._column > 0 and self._column + length >= self._width
         self._column = 0 if word.endswith("\n") else (0 if breaks else self._column) + cell_len(word)
         return "\n" + word if breaks else word
 
