@@ -143,7 +143,7 @@ def _rows(config: ModelConfig, experts: tuple[Row, ...]) -> Iterator[tuple[Tenso
 
 
 def release_tensors(config: ModelConfig) -> dict[str, TensorSpec]:
-    """The tensors of the Hugging Face release by name (FORMATS: 3 + 19 L of them)."""
+    """The tensors of the Hugging Face release by name: 3 + 19 for each layer."""
     return {spec.name: spec for spec, _ in _rows(config, PACKED)}
 
 
