@@ -53,6 +53,15 @@ def test_the_readme_s_commands_are_ci_s() -> None:
     assert re.search(r"^pytest$", script, re.MULTILINE)
 
 
+def test_the_readme_s_example_runs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("secrets.randbits", lambda bits: 1)  # the seed that the example does not give
+    example = README.split("```python\n")[1].split("```")[0]
+    exec(compile(example, "README.md", "exec"), {})
+    out = capsys.readouterr().out
+    assert out.startswith("17 + 25 = 42.\n")
+    assert out.splitlines()[-1].startswith("Done(reply=Reply(")
+
+
 @pytest.mark.parametrize("room", FORBIDDEN)
 def test_rooms_import_downwards_only(room: str) -> None:
     for path in (ROOT / room).glob("*.py"):
