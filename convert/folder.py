@@ -18,7 +18,6 @@ from .synthetic import RELEASED_TOKENS, TOKENIZER_FILES, release_config
 from .write import write_durably
 
 VERBATIM = (*TOKENIZER_FILES, "LICENSE", "USAGE_POLICY")
-_STOPS = ("<|return|>", "<|endoftext|>", "<|call|>")
 
 
 def write_side_files(plan: ConversionPlan, folder: Path, name: str) -> None:
@@ -68,8 +67,13 @@ def generation_config(source: Source) -> dict[str, Any]:
         }
     stops = config.get("eos_token_id", [])
     stops = list(stops) if isinstance(stops, list) else [stops]
-    config["eos_token_id"] = stops + [tokens[name] for name in _STOPS if tokens[name] not in stops]
+    config["eos_token_id"] = stops + [token for token in stop_tokens(tokens) if token not in stops]
     return config
+
+
+def stop_tokens(tokens: Mapping[str, int]) -> list[int]:
+    """Those of the control tokens that end a turn of gpt-oss."""
+    return [tokens[name] for name in ("<|return|>", "<|endoftext|>", "<|call|>")]
 
 
 def control_tokens(source: Source) -> Mapping[str, int]:

@@ -94,7 +94,7 @@ def matrix_tensors(path: str, shape: tuple[int, ...], quantization: Quantization
         return [TensorSpec(f"{path}.weight", "BF16", shape)]
     *lead, inputs = shape
     scale = "BF16" if quantization.mode == "affine" else "U8"
-    words = TensorSpec(f"{path}.weight", "U32", (*lead, inputs * quantization.bits // 32))
+    words = TensorSpec(f"{path}.weight", "U32", (*lead, quantization.words(inputs)))
     grouped = (*lead, inputs // quantization.group_size)
     return [words, *(TensorSpec(f"{path}.{part}", scale, grouped) for part in quantization.parts[1:])]
 

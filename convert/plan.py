@@ -57,6 +57,12 @@ class Step:
             arrays = encode(weights, self.target)
         return alternate(arrays, self.ways)
 
+    def slices(self, limit: int = 8 << 20) -> Iterator[tuple[int, int]]:
+        """Consecutive rows [first, last) of the inputs, about `limit` bytes of all of them at a time."""
+        total = self.inputs[0].shape[0]
+        rows = max(1, limit * total // max(sum(stored.nbytes for stored in self.inputs), 1))
+        yield from ((first, min(first + rows, total)) for first in range(0, total, rows))
+
     @property
     def ways(self) -> int:
         """How many modules the rows (or a vector's columns) go to in turn."""

@@ -21,14 +21,13 @@ import numpy as np
 from gptoss_mlx.errors import CheckpointError
 from gptoss_mlx.quantization import Quantization, from_entry
 
-from .folder import control_tokens
+from .folder import control_tokens, stop_tokens
 from .plan import Step, alternate, decode, encode
 from .sources import Matrix, Source, Vector, open_source, read_index
 from .synthetic import Progress
 from .tensorfile import Array, Stored, TensorSpec, read, to_float32
 from .write import workers
 
-_SLICE = 8 << 20
 _ROWS = 1 << 20  # weights compared at a time
 
 
@@ -100,7 +99,7 @@ def _problems(source: Source, destination: Source) -> Iterator[str]:
             yield f"config.json: {matrix.modules[0]} is {matrix.quantization}, quantization says {said}"
     yield from _index_problems(destination)
     stops = raw.get("eos_token_id")
-    missing = [t for t in _stop_tokens(source) if not isinstance(stops, list) or t not in stops]
+    missing = [t for t in stop_tokens(control_tokens(source)) if not isinstance(stops, list) or t not in stops]
     if missing:
         yield f"config.json: eos_token_id {stops} lacks {missing}"
 
@@ -125,11 +124,6 @@ def _index_problems(destination: Source) -> Iterator[str]:
         yield f"the index says total_size {total}, the tensors have {destination.nbytes} bytes"
 
 
-def _stop_tokens(source: Source) -> list[int]:
-    tokens = control_tokens(source)
-    return [tokens[name] for name in ("<|return|>", "<|endoftext|>", "<|call|>")]
-
-
 def _checks(source: Source, destination: Source, progress: Progress | None) -> Iterator[TensorCheck]:
     """Compare all tensors, a few at a time, in the order of the source's files."""
     matrices = {matrix.modules[0]: matrix for matrix in destination.matrices}
@@ -144,7 +138,7 @@ def _checks(source: Source, destination: Source, progress: Progress | None) -> I
         pool = stack.enter_context(ThreadPoolExecutor(workers()))
         stack.callback(pool.shutdown, wait=True, cancel_futures=True)
         for pair in pairs:
-            cut = list(pair.slices())
+            cut = list(pair.step.slices())
             tallies = pool.map(lambda part, pair=pair: pair.compare(files, *part), cut)
             yield from pair.verdicts([tally for part in tallies for tally in part])
             done += sum(stored.nbytes for stored in pair.step.inputs)
@@ -171,11 +165,6 @@ class _Pair:
     step: Step
     names: tuple[str, ...]
     outputs: tuple[tuple[Stored, ...], ...]
-
-    def slices(self) -> Iterator[tuple[int, int]]:
-        total = self.step.inputs[0].shape[0]
-        rows = max(1, _SLICE * total // max(sum(stored.nbytes for stored in self.step.inputs), 1))
-        yield from ((first, min(first + rows, total)) for first in range(0, total, rows))
 
     def compare(self, files: Mapping[Path, int], first: int, last: int) -> list[_Tally]:
         """Tallies of the rows [first, last), one per module."""

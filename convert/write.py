@@ -24,7 +24,6 @@ from .plan import ConversionPlan, Shard, Step
 from .synthetic import Progress
 from .tensorfile import Array, as_bytes, read
 
-_SLICE = 8 << 20  # bytes of input per job
 _ALIGN = 64
 MANIFEST = "conversion.json"
 
@@ -209,10 +208,8 @@ def _jobs(plan: ConversionPlan, shard: Shard) -> Iterator[tuple[Step, int, int, 
         places = [offsets.get(spec.name) for spec in step.outputs]
         if all(place is None for place in places):
             continue
-        total = step.inputs[0].shape[0]
-        rows = max(1, _SLICE * total // max(sum(stored.nbytes for stored in step.inputs), 1))
-        for first in range(0, total, rows):
-            yield step, first, min(first + rows, total), places
+        for first, last in step.slices():
+            yield step, first, last, places
 
 
 def _write_all(file: int, data: memoryview, offset: int) -> None:

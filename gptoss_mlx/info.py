@@ -12,7 +12,7 @@ from gptoss_mlx.convert import names, sources
 
 from . import kernels
 from .config import FULL, ModelConfig
-from .quantization import from_entry, from_tensors
+from .quantization import of_module
 
 PARTS = {
     "embedding": "embed_tokens",
@@ -126,10 +126,8 @@ def _storage(name: str, stored: Mapping[str, Any], config: ModelConfig) -> str |
     if scales is None:
         return str({"BF16": "bfloat16", "F16": "float16", "F32": "float32"}.get(stored[name].dtype, stored[name].dtype))
     entry = (config.quantization or {}).get(path)
-    if isinstance(entry, Mapping):
-        return str(from_entry(path, entry))
     words, groups = stored[name].shape[-1], scales.shape[-1]
-    return str(from_tensors(path, _inputs(path, config), words, groups, scales.dtype == "U8"))
+    return str(of_module(path, entry, _inputs(path, config), words, groups, scales.dtype == "U8"))
 
 
 def _inputs(path: str, config: ModelConfig) -> int:

@@ -1,8 +1,8 @@
 """How one weight is packed, and how to find that out for every module of a folder.
 
-Folders in circulation say it in different ways: one entry per module, one for all, or nothing at all. The order
-here: the module's own entry, else what its tensors show, else the entry for all. An entry without a mode is affine:
-it never inherits another module's.
+Folders in circulation say it in different ways: one entry per module, one for all, or nothing at all. Here the
+module's own entry counts, else what its tensors show, which leaves nothing for an entry for all to say. An entry
+without a mode is affine: it never inherits another module's.
 """
 
 from __future__ import annotations
@@ -63,6 +63,18 @@ class Quantization:
 
     def __str__(self) -> str:
         return self.mode if self.mode != "affine" else f"affine {self.bits}-bit g{self.group_size}"
+
+
+def of_module(path: str, entry: object, inputs: int, words: int, groups: int, scales_are_bytes: bool) -> Quantization:
+    """How a module with scales is packed: by its own entry of config.json, else by its tensors (see `from_tensors`).
+
+    Raises:
+        ConfigError: see `from_entry`.
+        CheckpointError: see `from_tensors`.
+    """
+    if isinstance(entry, Mapping):
+        return from_entry(path, entry)
+    return from_tensors(path, inputs, words, groups, scales_are_bytes)
 
 
 def from_entry(path: str, entry: Mapping[str, Any]) -> Quantization:

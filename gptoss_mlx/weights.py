@@ -16,19 +16,17 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 from gptoss_mlx.convert import names, sources
+from gptoss_mlx.convert.mxfp4 import BAD_SCALE
 
 from . import kernels
 from .config import ModelConfig
 from .errors import CheckpointError
 from .model import ExpertLinear, Model, PackedEmbedding
-from .quantization import Quantization, from_entry, from_tensors
+from .quantization import Quantization, of_module
 
 Arrays = dict[str, mx.array]
 Progress = Callable[[int, int], None]
 """Called with the bytes loaded so far and the bytes in all."""
-
-LAST_SCALE = 253
-"""The largest byte of an MXFP4 scale whose values are all finite."""
 
 
 def load_model(folder: Path, progress: Progress | None = None) -> tuple[Model, ModelConfig]:
@@ -114,8 +112,10 @@ def _from_release(name: str, array: mx.array) -> Iterator[tuple[str, mx.array]]:
 def _check_scales(name: str, scales: mx.array) -> None:
     """The converter refuses the same: 2**127 overflows, and readers disagree about byte 255."""
     largest: Any = mx.max(scales).item()
-    if largest > LAST_SCALE:
-        raise CheckpointError(f"{name}: scale bytes up to {LAST_SCALE} expected, {largest} found; the file is damaged")
+    if largest >= BAD_SCALE:
+        raise CheckpointError(
+            f"{name}: scale bytes up to {BAD_SCALE - 1} expected, {largest} found; the file is damaged"
+        )
 
 
 def pack(model: Model, config: ModelConfig, arrays: Mapping[str, mx.array]) -> None:
@@ -147,10 +147,8 @@ def find_quantization(
         if scales is None and weight is not None and weight.dtype == mx.uint32:
             raise CheckpointError(f"{path}.scales: missing, but the weight is packed; fetch the folder again")
         return None
-    if isinstance(entry, Mapping):
-        return from_entry(path, entry)
     inputs = module.weight.shape[-1]
-    return from_tensors(path, inputs, weight.shape[-1], scales.shape[-1], scales.dtype == mx.uint8)
+    return of_module(path, entry, inputs, weight.shape[-1], scales.shape[-1], scales.dtype == mx.uint8)
 
 
 def _packed(module: Any, quantization: Quantization) -> Any:
