@@ -13,7 +13,7 @@ from gptoss_mlx.errors import CheckpointError
 
 from .plan import ConversionPlan
 from .presets import DENSE, EXPERTS
-from .sources import INDEX, Source
+from .sources import INDEX, Source, hub_id
 from .synthetic import RELEASED_TOKENS, TOKENIZER_FILES, release_config
 from .write import write_durably
 
@@ -102,10 +102,7 @@ def source_name(source: Source) -> str:
     """What the source is called: a hub id for a folder of the Hugging Face cache, else the folder's name."""
     folder = source.folder.resolve()
     folder = folder.parent if folder.name == "original" else folder
-    for parent in (folder, *folder.parents):
-        if parent.name.startswith("models--"):
-            return parent.name.removeprefix("models--").replace("--", "/")
-    return folder.name
+    return hub_id(folder) or folder.name
 
 
 def model_card(plan: ConversionPlan, name: str) -> str:

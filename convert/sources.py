@@ -165,6 +165,14 @@ def checkpoint_folder(folder: Path) -> Path:
     return folder
 
 
+def hub_id(folder: Path) -> str | None:
+    """The id of the repository whose snapshot in the Hugging Face cache holds a folder; None elsewhere."""
+    for parent in (folder, *folder.parents):
+        if parent.name.startswith("models--"):
+            return parent.name.removeprefix("models--").replace("--", "/")
+    return None
+
+
 def read_tensors(folder: Path) -> tuple[tuple[Path, ...], dict[str, Stored]]:
     """The files of a checkpoint and where each of its tensors lies; the index, if there is one, says which files.
 

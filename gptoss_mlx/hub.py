@@ -166,6 +166,4 @@ def display_name(folder: Path) -> str:
     """What to call a folder's model in front of a person: its hub id where the folder tells it."""
     if folder == demo.MODEL_FOLDER:
         return "the embedded demonstration model"
-    if folder.parent.name == "snapshots":
-        return folder.parent.parent.name.removeprefix("models--").replace("--", "/")
-    return folder.name.replace("--", "/")
+    return sources.hub_id(folder) or folder.name.replace("--", "/")
