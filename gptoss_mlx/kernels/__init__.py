@@ -1,7 +1,8 @@
 """The one door to hot operations, and the only room that knows which device runs them.
 
 Every operation has a plain form in stock MLX (`plain.py`): it is the reference, and what runs where nothing
-faster exists. On a GPU these are MLX's own fused kernels; on a CPU, MLX's portable ones in float32.
+faster exists. On a GPU these are MLX's own fused kernels; on a CPU, this folder's C++ (`native.py` finds it), or
+without a compiler MLX's portable operations in float32.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 
 import mlx.core as mx
 
+from . import native as _native
 from .plain import attend, dequantize_rows, gather_product, rms_norm, swiglu
 
 __all__ = [
@@ -40,9 +42,13 @@ def compute_dtype() -> mx.Dtype:
     return mx.bfloat16 if on_gpu() else mx.float32
 
 
+extension, why_off = _native.load()
+"""The compiled kernels, or None and the reason in words."""
+
+
 def native() -> bool:
-    """Whether compiled CPU kernels are active."""
-    return False
+    """Whether compiled CPU kernels are active: they are there, and MLX's default device is the CPU."""
+    return extension is not None and not on_gpu()
 
 
 def device_name() -> str:
@@ -57,7 +63,9 @@ def describe() -> str:
     """One line for `gptoss-mlx info`: what runs the hot operations here."""
     if on_gpu():
         return f"MLX's GPU kernels on {device_name()}, activations in bfloat16"
-    return "MLX's portable CPU operations, activations in float32; no native kernels in this build"
+    if extension is None:
+        return f"MLX's portable CPU operations, activations in float32; native kernels are off: {why_off}"
+    return f"native CPU kernels ({extension.isa_words()}, {extension.threads()} threads)"
 
 
 def memory_limit() -> int:

@@ -1,0 +1,51 @@
+// MLX arrays as the kernels see them.
+#pragma once
+
+#include <optional>
+
+#include "common/matrix.h"
+#include "mlx/mlx.h"
+#include "mlx/primitives.h"
+
+namespace gptoss {
+
+namespace mx = mlx::core;
+
+// The arrays of a weight matrix, or of one matrix per expert: weight (..., rows, words), scales and biases
+// (..., rows, groups), bias (..., rows).
+struct Weight {
+    mx::array weight;
+    std::optional<mx::array> scales, biases, bias;
+    Format format;
+    int group;
+
+    // Append the arrays to a primitive's inputs.
+    void append_to(std::vector<mx::array>& inputs) const;
+};
+
+// Which of a Weight's arrays an operation's inputs hold, to find them again when it runs.
+struct WeightLayout {
+    Format format;
+    int group;
+    bool scales, biases, bias;
+
+    explicit WeightLayout(const Weight& weight)
+        : format(weight.format), group(weight.group), scales(weight.scales.has_value()),
+          biases(weight.biases.has_value()), bias(weight.bias.has_value()) {}
+
+    bool operator==(const WeightLayout&) const = default;
+
+    // The matrix whose arrays begin at inputs[next]; moves next behind them.
+    Matrix matrix(const std::vector<mx::array>& inputs, int& next, int64_t cols) const;
+};
+
+// "mxfp4", "mxfp8", "affine4", "affine6", "affine8", or that of a plain weight's dtype.
+Format format_named(const std::string& name, int bits, mx::Dtype plain);
+
+// Refuse arrays that do not fit together, with one line that says which.
+void check_weight(const std::string& what, const Weight& weight, int64_t cols, int leading);
+
+// float32, rows one after the other.
+mx::array as_float32(const mx::array& x, mx::Stream stream);
+
+}  // namespace gptoss
