@@ -12,6 +12,7 @@ from gptoss_mlx import __version__
 from gptoss_mlx.errors import GptOssError
 
 COMMANDS = {
+    "bench": "bench",
     "chat": "chat",
     "convert": "convert",
     "generate": "generate",

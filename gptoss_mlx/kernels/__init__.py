@@ -11,7 +11,7 @@ import os
 
 import mlx.core as mx
 
-from . import native as _native
+from .native import load as _load
 from .plain import attend, dequantize_rows, gather_product, rms_norm, swiglu
 
 __all__ = [
@@ -42,7 +42,7 @@ def compute_dtype() -> mx.Dtype:
     return mx.bfloat16 if on_gpu() else mx.float32
 
 
-extension, why_off = _native.load()
+extension, why_off = _load()
 """The compiled kernels, or None and the reason in words."""
 
 

@@ -35,19 +35,20 @@ NB_MODULE(_native, m) {
             "__init__",
             [](Weight* self, Array weight, Maybe scales, Maybe biases, Maybe bias, const std::string& mode, int bits,
                int group) {
-                new (self) Weight{weight, scales, biases, bias, gptoss::format_named(mode, bits, weight.dtype()), group};
+                new (self)
+                    Weight{weight, scales, biases, bias, gptoss::format_named(mode, bits, weight.dtype()), group};
             },
             "weight"_a, "scales"_a.none() = nb::none(), "biases"_a.none() = nb::none(), "bias"_a.none() = nb::none(),
             "mode"_a = "", "bits"_a = 0, "group"_a = 0);
 
-    m.def("product", [](Array x, const Weight& weight, bool rounded) { return gptoss::product(x, weight, rounded); },
-          "x"_a, "weight"_a, "rounded"_a);
+    m.def(
+        "product", [](Array x, const Weight& weight, bool rounded) { return gptoss::product(x, weight, rounded); },
+        "x"_a, "weight"_a, "rounded"_a);
     m.def(
         "experts",
         [](Array x, Array chosen, Array shares, const Weight& gate, const Weight& up, const Weight& down, float limit,
-           float alpha, bool rounded) {
-            return gptoss::experts(x, chosen, shares, gate, up, down, limit, alpha, rounded);
-        },
+           float alpha,
+           bool rounded) { return gptoss::experts(x, chosen, shares, gate, up, down, limit, alpha, rounded); },
         "x"_a, "chosen"_a, "shares"_a, "gate"_a, "up"_a, "down"_a, "limit"_a, "alpha"_a, "rounded"_a);
     m.def("route", [](Array logits, int k) { return gptoss::route(logits, k); }, "logits"_a, "k"_a);
 }

@@ -13,13 +13,18 @@ Number number_of(const mx::array& scales) {
 
 int bits_of(Format format) {
     switch (format) {
-        case Format::kFloat32: return 32;
+        case Format::kFloat32:
+            return 32;
         case Format::kFloat16:
-        case Format::kBFloat16: return 16;
+        case Format::kBFloat16:
+            return 16;
         case Format::kAffine8:
-        case Format::kMxfp8: return 8;
-        case Format::kAffine6: return 6;
-        default: return 4;
+        case Format::kMxfp8:
+            return 8;
+        case Format::kAffine6:
+            return 6;
+        default:
+            return 4;
     }
 }
 
@@ -33,7 +38,8 @@ std::string words(const mx::Shape& shape) {
 
 void check_shape(const std::string& name, const mx::array& array, const mx::Shape& wanted) {
     if (array.shape() != wanted)
-        throw std::invalid_argument(name + ": shape " + words(wanted) + " expected, " + words(array.shape()) + " found");
+        throw std::invalid_argument(name + ": shape " + words(wanted) + " expected, " + words(array.shape()) +
+                                    " found");
 }
 
 void check_floats(const std::string& name, const mx::array& array) {
@@ -92,7 +98,8 @@ void check_weight(const std::string& what, const Weight& weight, int64_t cols, i
     check_shape(what, codes, wanted);
     if (!plain) {
         const bool affine = weight.format != Format::kMxfp4 && weight.format != Format::kMxfp8;
-        const bool known = affine ? weight.group == 32 || weight.group == 64 || weight.group == 128 : weight.group == 32;
+        const bool known =
+            affine ? weight.group == 32 || weight.group == 64 || weight.group == 128 : weight.group == 32;
         if (!known || cols % weight.group != 0)
             throw std::invalid_argument(what + ": no native product for groups of " + std::to_string(weight.group) +
                                         " in rows of " + std::to_string(cols));

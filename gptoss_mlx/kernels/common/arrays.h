@@ -30,8 +30,11 @@ struct WeightLayout {
     bool scales, biases, bias;
 
     explicit WeightLayout(const Weight& weight)
-        : format(weight.format), group(weight.group), scales(weight.scales.has_value()),
-          biases(weight.biases.has_value()), bias(weight.bias.has_value()) {}
+        : format(weight.format),
+          group(weight.group),
+          scales(weight.scales.has_value()),
+          biases(weight.biases.has_value()),
+          bias(weight.bias.has_value()) {}
 
     bool operator==(const WeightLayout&) const = default;
 

@@ -31,7 +31,8 @@ inline void relax() {
 // Physical cores among the processors that this process may run on: two threads on one core share its vector units.
 int physical_cores() {
     cpu_set_t allowed;
-    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return int(std::max(1u, std::thread::hardware_concurrency()));
+    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0)
+        return int(std::max(1u, std::thread::hardware_concurrency()));
     std::set<std::pair<int, int>> cores;
     for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
         if (!CPU_ISSET(cpu, &allowed)) continue;

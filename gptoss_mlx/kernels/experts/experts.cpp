@@ -165,8 +165,8 @@ void run_second_half(const Block& block, const Plan& plan, const float* inner, i
             for (int64_t t = 0; t < tokens; ++t) std::fill_n(out + t * hidden + first, last - first, 0.0f);
             for (const Group& group : plan.groups) {
                 const int64_t count = group.last - group.first;
-                piece_product(block.down.of_expert(group.expert), first, last, rows.data() + group.first, count, results,
-                              piece, block.rounded);
+                piece_product(block.down.of_expert(group.expert), first, last, rows.data() + group.first, count,
+                              results, piece, block.rounded);
                 for (int64_t m = 0; m < count; ++m) {
                     const Pair& pair = plan.pairs[group.first + m];
                     float* target = out + pair.token * hidden + first;
@@ -179,13 +179,15 @@ void run_second_half(const Block& block, const Plan& plan, const float* inner, i
 
 class Experts : public mx::Primitive {
   public:
-    Experts(mx::Stream stream, WeightLayout gate, WeightLayout up, WeightLayout down, float limit, float alpha, bool rounded)
+    Experts(mx::Stream stream, WeightLayout gate, WeightLayout up, WeightLayout down, float limit, float alpha,
+            bool rounded)
         : Primitive(stream), gate_(gate), up_(up), down_(down), limit_(limit), alpha_(alpha), rounded_(rounded) {}
 
     void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
         mx::array& out = outputs[0];
         out.set_data(mx::allocator::malloc(out.nbytes()));
-        const int64_t hidden = inputs[0].shape(-1), k = inputs[1].shape(-1), tokens = int64_t(inputs[0].size()) / hidden;
+        const int64_t hidden = inputs[0].shape(-1), k = inputs[1].shape(-1),
+                      tokens = int64_t(inputs[0].size()) / hidden;
         const int64_t experts = inputs[3].shape(0);
         int next = 3;
         Block block{};
@@ -235,7 +237,8 @@ class Route : public mx::Primitive {
         mx::cpu::get_command_encoder(stream()).dispatch(
             [experts, rows, k = int64_t(k_), logits = inputs[0].data<float>(), chosen = outputs[0].data<uint32_t>(),
              shares = outputs[1].data<float>()] {
-                for (int64_t r = 0; r < rows; ++r) choose(logits + r * experts, experts, k, chosen + r * k, shares + r * k);
+                for (int64_t r = 0; r < rows; ++r)
+                    choose(logits + r * experts, experts, k, chosen + r * k, shares + r * k);
             });
     }
 
@@ -300,7 +303,8 @@ mx::array experts(const mx::array& x, const mx::array& chosen, const mx::array& 
         layouts.emplace_back(whole);
     }
     return mx::array(x.shape(), mx::float32,
-                     std::make_shared<Experts>(stream, layouts[0], layouts[1], layouts[2], limit, alpha, rounded), inputs);
+                     std::make_shared<Experts>(stream, layouts[0], layouts[1], layouts[2], limit, alpha, rounded),
+                     inputs);
 }
 
 }  // namespace gptoss

@@ -10,9 +10,9 @@ namespace gptoss::GPTOSS_ISA {
 
 using F = __m512;
 constexpr int kLanes = 16;
-constexpr int kRowBlock = 4;   // rows of x per pass over a row of codes
-constexpr int kTileRows = 2;   // of weights, and
-constexpr int kTileCols = 3;   // of x, that a float tile keeps in registers
+constexpr int kRowBlock = 4;  // rows of x per pass over a row of codes
+constexpr int kTileRows = 2;  // of weights, and
+constexpr int kTileCols = 3;  // of x, that a float tile keeps in registers
 
 inline F zero() { return _mm512_setzero_ps(); }
 inline F set1(float x) { return _mm512_set1_ps(x); }
@@ -82,9 +82,8 @@ inline void load_u6(const uint8_t* p, F* out) {  // 16 values in 12 bytes, lowes
     const __m128i bytes = _mm_insert_epi32(_mm_cvtsi64_si128(low), high, 2);
     const __m128i from = _mm_setr_epi8(0, 1, 2, -1, 3, 4, 5, -1, 6, 7, 8, -1, 9, 10, 11, -1);
     const __m128i words = _mm_shuffle_epi8(bytes, from);  // four 24-bit words of four values each
-    const __m512i spread =
-        _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3),
-                                 _mm512_castsi128_si512(words));
+    const __m512i spread = _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3),
+                                                    _mm512_castsi128_si512(words));
     const __m512i shifts = _mm512_setr_epi32(0, 6, 12, 18, 0, 6, 12, 18, 0, 6, 12, 18, 0, 6, 12, 18);
     out[0] = _mm512_cvtepi32_ps(_mm512_and_si512(_mm512_srlv_epi32(spread, shifts), _mm512_set1_epi32(63)));
 }

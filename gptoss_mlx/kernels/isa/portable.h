@@ -36,7 +36,10 @@ inline F round(F a) {  // adding and taking away 1.5 * 2^23 leaves a whole numbe
     for (int i = 0; i < 4; ++i) steps[i] = a[i] + big[i];
     return F{steps[0] - big[0], steps[1] - big[1], steps[2] - big[2], steps[3] - big[3]};
 }
-inline F scale2(F x, F n) { return F{std::ldexp(x[0], int(n[0])), std::ldexp(x[1], int(n[1])), std::ldexp(x[2], int(n[2])), std::ldexp(x[3], int(n[3]))}; }
+inline F scale2(F x, F n) {
+    return F{std::ldexp(x[0], int(n[0])), std::ldexp(x[1], int(n[1])), std::ldexp(x[2], int(n[2])),
+             std::ldexp(x[3], int(n[3]))};
+}
 inline float sum(F x) { return (x[0] + x[2]) + (x[1] + x[3]); }
 inline float largest(F x) {
     const float a = x[0] > x[1] ? x[0] : x[1], b = x[2] > x[3] ? x[2] : x[3];

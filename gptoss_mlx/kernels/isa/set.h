@@ -10,7 +10,8 @@ inline Kernels make_set(const char* name, const char* words) {
     return Kernels{
         name,
         words,
-        {arrange, product, product_scratch, kStrip, has_integer, rounded_bytes, round_row, strip_product, strip_scratch},
+        {arrange, product, product_scratch, kStrip, has_integer, rounded_bytes, round_row, strip_product,
+         strip_scratch},
         swiglu_row,
     };
 }

@@ -23,7 +23,7 @@
 
 namespace gptoss::GPTOSS_ISA {
 
-constexpr int kUnit = 16;                // codes that are expanded together
+constexpr int kUnit = 16;                 // codes that are expanded together
 constexpr int kVectors = kUnit / kLanes;  // vectors that they fill
 
 constexpr int64_t padded(int64_t count, int64_t to) { return (count + to - 1) / to * to; }

@@ -85,7 +85,8 @@ struct Row {
 
     void unit(int64_t u, F* out) const {
         if constexpr (format == Format::kFloat32) {
-            for (int v = 0; v < kVectors; ++v) out[v] = load(reinterpret_cast<const float*>(codes) + u * kUnit + v * kLanes);
+            for (int v = 0; v < kVectors; ++v)
+                out[v] = load(reinterpret_cast<const float*>(codes) + u * kUnit + v * kLanes);
         } else if constexpr (format == Format::kBFloat16 || format == Format::kFloat16) {
             const auto* p = reinterpret_cast<const uint16_t*>(codes) + u * kUnit;
             for (int v = 0; v < kVectors; ++v)
@@ -203,7 +204,8 @@ inline void tile(const float* panel, int64_t stride, const float* const* x, cons
     for (; i < vectors; ++i)
         for (int r = 0; r < R; ++r)
             for (int m = 0; m < M; ++m)
-                sums[r][m][i % kSums] = fma(load(panel + r * stride + i * kLanes), load(x[m] + i * kLanes), sums[r][m][i % kSums]);
+                sums[r][m][i % kSums] =
+                    fma(load(panel + r * stride + i * kLanes), load(x[m] + i * kLanes), sums[r][m][i % kSums]);
     for (int r = 0; r < R; ++r)
         for (int m = 0; m < M; ++m) y[m][n + r] = total(sums[r][m]) + (bias != nullptr ? bias[n + r] : 0.0f);
 }
@@ -233,8 +235,8 @@ void expand_row(const Matrix& matrix, int64_t n, float* out, float* scratch) {
 }
 
 template <Format format>
-void many_rows(const Matrix& matrix, int64_t first, int64_t last, const float* const* x, int64_t count,
-               float* const* y, float* scratch) {
+void many_rows(const Matrix& matrix, int64_t first, int64_t last, const float* const* x, int64_t count, float* const* y,
+               float* scratch) {
     const int64_t stride = padded(matrix.cols, kUnit);
     float* panel = scratch + 2 * stride;
     int64_t n = first;
@@ -260,14 +262,22 @@ void product_of(const Matrix& matrix, int64_t first, int64_t last, const float* 
 inline void product(const Matrix& matrix, int64_t first, int64_t last, const float* const* x, int64_t count,
                     float* const* y, float* scratch) {
     switch (matrix.format) {
-        case Format::kFloat32: return product_of<Format::kFloat32>(matrix, first, last, x, count, y, scratch);
-        case Format::kFloat16: return product_of<Format::kFloat16>(matrix, first, last, x, count, y, scratch);
-        case Format::kBFloat16: return product_of<Format::kBFloat16>(matrix, first, last, x, count, y, scratch);
-        case Format::kAffine4: return product_of<Format::kAffine4>(matrix, first, last, x, count, y, scratch);
-        case Format::kAffine6: return product_of<Format::kAffine6>(matrix, first, last, x, count, y, scratch);
-        case Format::kAffine8: return product_of<Format::kAffine8>(matrix, first, last, x, count, y, scratch);
-        case Format::kMxfp4: return product_of<Format::kMxfp4>(matrix, first, last, x, count, y, scratch);
-        case Format::kMxfp8: return product_of<Format::kMxfp8>(matrix, first, last, x, count, y, scratch);
+        case Format::kFloat32:
+            return product_of<Format::kFloat32>(matrix, first, last, x, count, y, scratch);
+        case Format::kFloat16:
+            return product_of<Format::kFloat16>(matrix, first, last, x, count, y, scratch);
+        case Format::kBFloat16:
+            return product_of<Format::kBFloat16>(matrix, first, last, x, count, y, scratch);
+        case Format::kAffine4:
+            return product_of<Format::kAffine4>(matrix, first, last, x, count, y, scratch);
+        case Format::kAffine6:
+            return product_of<Format::kAffine6>(matrix, first, last, x, count, y, scratch);
+        case Format::kAffine8:
+            return product_of<Format::kAffine8>(matrix, first, last, x, count, y, scratch);
+        case Format::kMxfp4:
+            return product_of<Format::kMxfp4>(matrix, first, last, x, count, y, scratch);
+        case Format::kMxfp8:
+            return product_of<Format::kMxfp8>(matrix, first, last, x, count, y, scratch);
     }
 }
 

@@ -164,7 +164,8 @@ inline void strip_tile(const Matrix& matrix, const Strip& strip, const Rounded* 
         for (int m = 0; m < M; ++m) sums[m][0] = sums[m][1] = int_zero();
         const int16_t* weights = strip.pairs + g * pairs * kStrip * 2;
         for (int64_t p = 0; p < pairs; ++p) {
-            const auto left = int_load(weights + p * kStrip * 2), right = int_load(weights + p * kStrip * 2 + 2 * kLanes);
+            const auto left = int_load(weights + p * kStrip * 2),
+                       right = int_load(weights + p * kStrip * 2 + 2 * kLanes);
             for (int m = 0; m < M; ++m) {
                 const auto pair = int_pair(x[m].values + (g * pairs + p) * 2);
                 sums[m][0] = int_dot(sums[m][0], left, pair);

@@ -52,15 +52,15 @@ void integer_product(const Matrix& matrix, const float* x, int64_t count, float*
         for (int64_t s = first; s < last; ++s) {
             set.product.strip_product(matrix, s * strip, rows.data(), count, starts, space);
             const int64_t have = std::min(strip, matrix.rows - s * strip);
-            for (int64_t m = 0; m < count; ++m)
-                std::copy_n(starts[m], have, y + m * matrix.rows + s * strip);
+            for (int64_t m = 0; m < count; ++m) std::copy_n(starts[m], have, y + m * matrix.rows + s * strip);
         }
     });
 }
 
 class Product : public mx::Primitive {
   public:
-    Product(mx::Stream stream, WeightLayout layout, bool rounded) : Primitive(stream), layout_(layout), rounded_(rounded) {}
+    Product(mx::Stream stream, WeightLayout layout, bool rounded)
+        : Primitive(stream), layout_(layout), rounded_(rounded) {}
 
     void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
         mx::array& out = outputs[0];
