@@ -1,0 +1,409 @@
+"""The benchmark: its arithmetic by hand, what it prints and draws, and the comparison with a stand-in for llama.cpp."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
+from mlx.utils import tree_flatten
+
+from gptoss_mlx import bench, hub, machine
+from gptoss_mlx.bench import Settings, Spread, curve_contexts, step_bytes
+from gptoss_mlx.cli import main
+from gptoss_mlx.config import ModelConfig
+from gptoss_mlx.errors import GptOssError, RequestError
+from gptoss_mlx.weights import load_model
+
+ROOT = Path(__file__).parent.parent
+DEMO = hub.find("demo")
+QUICK = ("--prompt", "8", "--generate", "3", "--repeat", "2")
+KEYS = """
+model folder device machine kernels threads prompt_tokens generate_tokens context_tokens batch_sequences repetitions
+seed load_s prefill_tokens_per_s prefill_tokens_per_s_min prefill_tokens_per_s_max decode_tokens_per_s
+decode_tokens_per_s_min decode_tokens_per_s_max bytes_per_step bytes_per_token dense_bytes_per_step
+expert_bytes_per_step kv_bytes_per_step experts_per_layer experts_per_layer_is achieved_gb_per_s achieved_gb_per_s_min
+achieved_gb_per_s_max reading_gb_per_s reading_gb_per_s_min reading_gb_per_s_max achieved_percent_of_reading
+achieved_percent_of_reading_min achieved_percent_of_reading_max peak_memory_bytes mlx_peak_memory_bytes curve
+"""
+
+
+@pytest.fixture
+def slow_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that reads 8 GB/s, then 2, then 8 again, and so on; measuring it takes no time."""
+    speeds = iter([8.0, 2.0] * 50)
+    for module in (bench, machine):
+        monkeypatch.setattr(module, "machine_reading", lambda threads: next(speeds))
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(main, ["bench", *arguments])
+
+
+def test_every_figure_has_a_key(slow_memory: None) -> None:
+    result = run("demo", *QUICK, "--json")
+    assert result.exit_code == 0, result.output
+    assert result.stderr == ""
+    found = json.loads(result.stdout)
+    assert list(found) == KEYS.split()
+    assert (found["prompt_tokens"], found["context_tokens"], found["repetitions"]) == (8, 8, 2)
+    assert (found["experts_per_layer"], found["experts_per_layer_is"], found["curve"]) == (4, "exact", [])
+    assert found["reading_gb_per_s"] == 5
+    for figure in ("prefill_tokens_per_s", "decode_tokens_per_s", "achieved_gb_per_s", "achieved_percent_of_reading"):
+        assert 0 < found[f"{figure}_min"] <= found[figure] <= found[f"{figure}_max"]
+    assert found["peak_memory_bytes"] > found["mlx_peak_memory_bytes"] > 2_000_000
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_bandwidth_is_bytes_times_speed(batch: int, slow_memory: None) -> None:
+    found = bench.bench(DEMO, Settings(prompt=8, generate=3, batch=batch, repeat=1)).to_dict()
+    steps_per_s = found["decode_tokens_per_s"] / batch
+    assert found["achieved_gb_per_s"] == pytest.approx(found["bytes_per_step"] * steps_per_s / 1e9)
+    assert found["bytes_per_token"] == pytest.approx(found["bytes_per_step"] / batch)
+    assert found["achieved_percent_of_reading"] == pytest.approx(100 * found["achieved_gb_per_s"] / 8)
+    parts = found["dense_bytes_per_step"] + found["expert_bytes_per_step"] + found["kv_bytes_per_step"]
+    assert found["bytes_per_step"] == pytest.approx(parts)
+
+
+def test_the_share_pairs_each_repetition_with_its_own_reading_speed(
+    slow_memory: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speeds = iter([(1.0, 40.0), (1.0, 10.0)])  # as fast as the memory is, twice
+    monkeypatch.setattr(bench, "run_once", lambda *_: next(speeds))
+    found = bench.bench(DEMO, Settings(prompt=8, generate=3, repeat=2))
+    assert found.share.low == pytest.approx(found.share.high)
+    assert found.achieved.high == pytest.approx(4 * found.achieved.low)
+
+
+def test_bytes_of_a_step_by_hand() -> None:
+    model, config = load_model(DEMO)
+    leaves: Any = tree_flatten(model.parameters())
+    sizes = {name: array.nbytes for name, array in leaves}
+    embedding = sum(size for name, size in sizes.items() if "embed_tokens" in name)
+    experts = sum(size for name, size in sizes.items() if ".experts." in name)
+    dense = sum(sizes.values()) - embedding - experts
+    cache = model.make_cache()
+    mx.eval(model(mx.array([[1]]), cache))
+    width = cache[0].state[0].itemsize * 2 * 2 * 32  # keys and values of two heads
+    start, window = 300, config.sliding_window
+    kv = 2 * window * width + 2 * (start + 2) * width  # steps see 301, 302, 303 tokens; two layers of each kind
+
+    one = step_bytes(model, config, Settings(generate=3, context=start))
+    assert one.dense == dense + embedding / config.vocab_size
+    assert one.experts == experts * 4 / 16
+    assert one.kv == kv
+    assert one.total == one.dense + one.experts + one.kv
+
+    three = step_bytes(model, config, Settings(generate=3, context=start, batch=3))
+    assert three.dense == pytest.approx(dense + 3 * embedding / config.vocab_size)
+    assert three.experts_per_layer == pytest.approx(16 * (1 - 0.75**3))
+    assert three.experts == pytest.approx(experts * (1 - 0.75**3))
+    assert three.kv == 3 * kv
+
+
+@pytest.mark.parametrize("context", [5, 12, None])
+def test_the_cache_is_filled_before_decoding(context: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _ = load_model(DEMO)
+    seen: list[tuple[int, tuple[int, ...]]] = []
+    measured = bench.decode
+
+    def spy(model: Any, tokens: Any, cache: Any) -> float:
+        seen.append((cache[0].offset, tokens.shape))
+        return measured(model, tokens, cache)
+
+    monkeypatch.setattr(bench, "decode", spy)
+    told: list[tuple[int, int]] = []
+    for batch in (1, 2):
+        prefill, decode = bench.run_once(
+            model, Settings(8, 3, context, batch), lambda done, total: told.append((done, total))
+        )
+        assert prefill > 0
+        assert decode > 0
+        assert seen.pop() == (context or 8, (batch, 3))
+    assert all(done <= total for done, total in told)
+
+
+def test_a_long_prompt_is_run_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _ = load_model(DEMO)
+    monkeypatch.setattr(bench, "PREFILL_CHUNK", 8)
+    cache, told = model.make_cache(), []
+    bench.fill(model, Settings(batch=2).tokens(100, 10), cache, lambda done, total: told.append((done, total)))
+    assert told == [(4, 10), (8, 10), (10, 10)]
+    assert cache[0].offset == 10
+
+
+@given(st.one_of(st.none(), st.integers(1, 131072)), st.integers(1, 2000), st.sampled_from([1000, 4096, 5000, 131072]))
+def test_contexts_of_a_curve(context: int | None, generate: int, limit: int) -> None:
+    config = ModelConfig(max_position_embeddings=limit)
+    settings = Settings(1, generate, context)
+    try:
+        settings.check(config)
+    except RequestError:
+        return
+    found = curve_contexts(settings, config)
+    assert found[-1] == (context or min(4096, limit - generate))
+    assert all(later >= earlier + generate for earlier, later in itertools.pairwise(found))
+    assert all(c == 256 * 2**i for i, c in enumerate(found[:-1])) or generate > 128
+
+
+def test_table(slow_memory: None) -> None:
+    result = run("demo", *QUICK, "--batch", "2", "--context", "20")
+    assert result.exit_code == 0, result.output
+    assert result.stderr == ""
+    for expected in ("decode of 2 × 3 tokens at 20", "about 7 experts a layer", "GB/s", "kernels: "):
+        assert expected in result.stdout
+
+
+def test_plot(slow_memory: None, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "speed.png"
+    result = run("demo", *QUICK, "--context", "600", "--plot", str(picture))
+    assert result.exit_code == 0, result.output
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert [path.name for path in tmp_path.iterdir()] == ["speed.png"]
+    rows = [line.split()[1] for line in result.stdout.splitlines() if line.startswith("│") and "tokens/s" in line]
+    assert rows[-3:] == ["256", "512", "600"]
+
+
+def test_a_plot_that_fails_leaves_what_was_there(
+    slow_memory: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "speed.png"
+    picture.write_text("older")
+
+    def interrupted(self: Any, target: Any, **options: Any) -> None:
+        target.write(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", interrupted)
+    result = run("demo", *QUICK, "--context", "10", "--plot", str(picture))
+    assert result.exit_code == 130
+    assert result.output == "interrupted\n"
+    assert picture.read_text() == "older"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["demo", "--prompt", "0"], "prompt: 1 or more"),
+        (["demo", "--generate", "-2"], "generate: 1 or more"),
+        (["demo", "--context", "0"], "context: 1 or more"),
+        (["demo", "--batch", "0"], "batch: 1 or more"),
+        (["demo", "--repeat", "0"], "repeat: 1 or more"),
+        (["demo", "--seed", "-1"], "seed: 0 or more"),
+        (["demo", "--context", "131041"], "context: at most 131072"),
+        (["demo", "--prompt", "131041"], "prompt: at most 131072"),
+        (["demo", "--prompt", "131073", "--context", "5"], "prompt: at most 131072"),
+        (["nowhere/"], "no such folder"),
+        (["20b"], "gptoss-mlx pull 20b"),
+        (["demo", "--plot", "speed.pdf"], ".png"),
+        (["demo", "--plot", "nowhere/speed.png"], "cannot be written"),
+    ],
+)
+def test_failures_are_one_line(
+    arguments: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GPTOSS_MLX_HOME", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    result = run(*arguments)
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: ")
+    assert len(result.output.strip().splitlines()) == 1
+    assert says in result.output
+
+
+def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gptoss_mlx.cli.plot.find_spec", lambda name: None)
+    result = run("demo", "--plot", "speed.png")
+    assert (result.exit_code, len(result.output.splitlines())) == (1, 1)
+    assert "pip install 'gptoss-mlx[plot]'" in result.output
+
+
+def test_an_interrupt_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(threads: int) -> float:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bench, "machine_reading", interrupted)
+    result = run("demo", *QUICK)
+    assert (result.exit_code, result.stdout, result.stderr) == (130, "", "interrupted\n")
+
+
+def test_reading_speed_counts_every_byte_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(100))
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))  # every attempt takes a second
+    for threads in (1, 3):
+        assert machine.reading_speed(threads, 8_000_000, 2) == 0.008
+
+
+def test_reading_speed_is_measured_in_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+
+    def child(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        started.append(command)
+        code = command[2].replace("(2)", "(2, 1 << 20)")
+        return subprocess.CompletedProcess(command, *outcomes.pop(0)(code))
+
+    def small(code: str) -> tuple[int, str, str]:
+        return 0, str(eval(code.split("print(")[1][:-1], vars(machine))), ""
+
+    outcomes: list[Any] = [small, lambda code: (1, "", "Traceback\nMemoryError"), lambda code: (-9, "", "")]
+    monkeypatch.setattr("subprocess.run", child)
+    assert machine.machine_reading(2) > 0
+    for reason in ("MemoryError", "exit status -9"):
+        with pytest.raises(GptOssError, match=reason):
+            machine.machine_reading(2)
+    assert started[0][0] == sys.executable
+
+
+@pytest.mark.parametrize(("asked", "threads"), [("1", 1), ("3", 3), ("", None), ("0", None), ("many", None)])
+def test_thread_count(asked: str, threads: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPTOSS_NUM_THREADS", asked)
+    monkeypatch.setattr("os.cpu_count", lambda: 7)
+    assert machine.thread_count() == (threads or 7)
+    assert machine.machine_name().endswith(f", {threads or 7} threads")
+
+
+def test_spread() -> None:
+    assert Spread.of([3.0, 1.0, 2.0]) == Spread(2, 1, 3)
+    assert Spread.of([3.0, 1.0]).keys("x_s") == {"x_s": 2, "x_s_min": 1, "x_s_max": 3}
+
+
+LLAMA = '''
+"""A stand-in for llama_cpp: counts tokens as a cache would, says nothing."""
+import ctypes, os, types
+llama_token = ctypes.c_int32
+logits = (ctypes.c_float * 1824)()
+state = types.SimpleNamespace(held=0)
+def llama_log_callback(f): return f
+def llama_log_set(f, data): f(1, b"noise", None)
+def llama_backend_init(): pass
+def llama_model_default_params(): return None
+def llama_model_load_from_file(path, params): return path.endswith(b".gguf")
+def llama_context_default_params(): return types.SimpleNamespace()
+def llama_init_from_model(model, params):
+    assert (params.n_batch, params.n_ubatch, params.n_threads) == (2048, 512, os.cpu_count())
+    state.room = params.n_ctx
+    return 1
+def llama_model_get_vocab(model): return 0
+def llama_vocab_n_tokens(vocab): return int(os.environ.get("STAND_IN_IDS", 1824))
+def llama_batch_get_one(ids, count): return list(ids)
+def llama_decode(context, ids):
+    state.held += len(ids)
+    with open(os.environ["STAND_IN_LOG"], "a") as log: print(state.held, *ids, file=log)
+    return int(state.held > state.room or max(ids) >= 1824)
+def llama_get_logits_ith(context, index): return logits
+def llama_get_memory(context): return 0
+def llama_memory_clear(memory, data): state.held = 0
+'''
+
+
+@pytest.fixture
+def peers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The comparison script; its children find the stand-in and log what that is given."""
+    (tmp_path / "llama_cpp.py").write_text(LLAMA)
+    (tmp_path / "demo.gguf").write_bytes(b"GGUF")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("STAND_IN_LOG", str(tmp_path / "log"))
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    yield importlib.import_module("compare_peers")
+    sys.modules.pop("compare_peers")
+
+
+def test_compare_with_a_stand_in(
+    peers: Any, slow_memory: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [str(DEMO), "--gguf", str(tmp_path / "demo.gguf"), "--prompt", "6", "--context", "9", "--generate", "2"]
+    peers.main([*words, "--alternations", "1", "--json"])
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert found["work"] == {"prompt": 6, "generate": 2, "context": 9}
+    assert found["reading_gb_per_s"] == 8
+    assert list(found["medians"]) == ["gptoss_mlx", "llama.cpp"]
+    assert set(found["ratios"]["llama.cpp"]) == {"load", "prefill", "decode", "peak memory"}
+    assert found["rounds"][0]["gptoss_mlx"]["bytes_per_token"] > 1_000_000
+    assert err.splitlines()[-1] == "round 1 of 1: llama.cpp"
+
+    ran = [[int(word) for word in line.split()] for line in (tmp_path / "log").read_text().splitlines()]
+    assert [held for held, *_ in ran] == [4, 5, 6, 9, 10, 11] * 2
+    tokens = Settings(6, 2, 9).tokens(1824, 11)[0].tolist()
+    assert [token for _, *ids in ran[2:6] for token in ids] == tokens
+
+
+def rounds(peers: Any) -> list[Any]:
+    def figures(speed: float, **more: float) -> dict[str, float]:
+        common = {"load_s": 1 / speed, "prefill_tokens_per_s": 10 * speed, "peak_memory_bytes": 1e9}
+        return {"decode_tokens_per_s": speed, **common, **more}
+
+    return [
+        peers.Round(10 * ours, {"gptoss_mlx": figures(ours, bytes_per_token=5e9), "mlx-lm": figures(theirs)})
+        for ours, theirs in ((4.0, 2.0), (10.0, 4.0), (3.0, 1.0))
+    ]
+
+
+def test_ratios_are_taken_within_a_round(peers: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    found = peers.summary(rounds(peers))
+    assert found["medians"]["gptoss_mlx"]["decode_tokens_per_s"] == 4
+    for what in ("load", "prefill", "decode"):
+        assert found["ratios"]["mlx-lm"][what] == pytest.approx({"median": 2.5, "min": 2, "max": 3})
+    assert found["ratios"]["mlx-lm"]["peak memory"]["median"] == 1
+    assert found["achieved_percent_of_reading"] == 50
+    peers.print_table({"machine": "a machine", "work": {"prompt": 6, "generate": 2, "context": 9}, **found})
+    out = capsys.readouterr().out
+    assert "2.50 (2.00 to 3.00)" in out
+    assert "a machine reads 40.0 GB/s; gptoss_mlx decodes at 50 % of that" in out
+
+
+def test_who_is_first_changes(peers: Any, slow_memory: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+
+    def apart(runtime: Any, work: Any) -> dict[str, float]:
+        order.append(runtime.name)
+        return {"vocabulary": 1824}
+
+    monkeypatch.setattr(peers, "run_apart", apart)
+    runtimes = [peers.Runtime(name, sys.executable, DEMO) for name in "ab"]
+    peers.compare(runtimes, peers.Work(1, 1, 1), 3)
+    assert "".join(order) == "ababbaab"
+
+
+def test_a_peer_s_failure_is_one_line(peers: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = peers.Work(6, 2, 6)
+    broken, gguf = tmp_path / "demo.bin", tmp_path / "demo.gguf"
+    broken.write_bytes(b"?")
+    with pytest.raises(SystemExit, match=r"llama\.cpp: .*demo\.bin: llama\.cpp does not load it"):
+        peers.run_apart(peers.Runtime("llama.cpp", sys.executable, broken), work)
+    with pytest.raises(SystemExit, match="does not start"):
+        peers.run_apart(peers.Runtime("llama.cpp", str(tmp_path / "python"), gguf), work)
+    with pytest.raises(SystemExit, match=r"1824 ids expected .* 9 found"):
+        peers.same_model(peers.Runtime("a", "", DEMO), peers.Runtime("b", "", gguf), {"vocabulary": 9})
+    (tmp_path / "llama_cpp.py").unlink()
+    monkeypatch.setenv("PYTHONPATH", "")
+    if importlib.util.find_spec("llama_cpp") is None:
+        with pytest.raises(SystemExit, match="pip install llama-cpp-python"):
+            peers.run_apart(peers.Runtime("llama.cpp", sys.executable, gguf), work)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([str(DEMO)], "a peer expected"),
+        ([str(DEMO), "--gguf", "nowhere.gguf"], "nowhere.gguf does not exist"),
+        ([str(DEMO), "--mlx-lm", str(DEMO), "--prompt", "0"], "1 or more"),
+        ([str(DEMO), "--mlx-lm", str(DEMO), "--context", "5"], "no shorter than the prompt"),
+    ],
+)
+def test_bad_arguments_end_the_comparison(peers: Any, words: list[str], says: str) -> None:
+    with pytest.raises(SystemExit, match=says):
+        peers.main(words)
