@@ -11,6 +11,7 @@ Shapes: B sequences, T tokens, H query heads, K key/value heads, D head width, E
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -29,15 +30,17 @@ class Model(nn.Module):
     """gpt-oss with its output projection.
 
     Parameters are named as in an MLX folder. `model_type`, `args` and `layers` are what mlx-lm's generation and
-    LoRA code ask a model for.
+    LoRA code ask a model for. `exact` keeps native CPU kernels in float32 throughout (see `kernels.exactly`); None
+    leaves that to the process.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.args = config
         self.model_type = "gpt_oss"
+        self.exact: bool | None = None
         self.model = Transformer(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
 
     def __call__(
         self, inputs: mx.array, cache: Sequence[Cache] | None = None, *, positions: slice | mx.array | None = None
@@ -53,10 +56,23 @@ class Model(nn.Module):
         Returns:
             (B, positions, vocabulary) in the dtype of the activations.
         """
-        x = self.model(inputs, cache)
-        if positions is not None:
-            x = x[:, positions]
-        return self.lm_head(x)
+        x = self.hidden(inputs, cache)
+        return self.logits(x if positions is None else x[:, positions])
+
+    def hidden(self, inputs: mx.array, cache: Sequence[Cache] | None = None) -> mx.array:
+        """What the output projection takes: (B, T, hidden), arguments as for a call."""
+        with self._precision():
+            x: mx.array = self.model(inputs, cache)
+        return x
+
+    def logits(self, hidden: mx.array) -> mx.array:
+        """Logits (B, T, vocabulary) of what `hidden` gave."""
+        with self._precision():
+            logits: mx.array = self.lm_head(hidden)
+        return logits
+
+    def _precision(self) -> AbstractContextManager[None]:
+        return kernels.exactly(kernels.exact() if self.exact is None else self.exact)
 
     @property
     def layers(self) -> list[Layer]:
@@ -144,10 +160,10 @@ class Attention(nn.Module):
         self.width = width
         self.scale = width**-0.5
         self.sinks = mx.zeros((heads,))
-        self.q_proj = nn.Linear(config.hidden_size, heads * width)
-        self.k_proj = nn.Linear(config.hidden_size, kv_heads * width)
-        self.v_proj = nn.Linear(config.hidden_size, kv_heads * width)
-        self.o_proj = nn.Linear(heads * width, config.hidden_size)
+        self.q_proj = Linear(config.hidden_size, heads * width)
+        self.k_proj = Linear(config.hidden_size, kv_heads * width)
+        self.v_proj = Linear(config.hidden_size, kv_heads * width)
+        self.o_proj = Linear(heads * width, config.hidden_size)
 
     def __call__(
         self,
@@ -168,25 +184,38 @@ class Attention(nn.Module):
         return mx.unflatten(x, -1, (-1, self.width)).swapaxes(1, 2)  # (B, T, n*D) -> (B, n, T, D)
 
 
+class Linear(nn.Linear):
+    """A linear layer whose product `kernels` chooses; still MLX's own to whoever looks for its kind."""
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return kernels.linear(x, kernels.Packed(self.weight, self.get("bias")), training=self.training)
+
+
+class PackedLinear(nn.QuantizedLinear):
+    """The same with a packed weight."""
+
+    def __call__(self, x: mx.array) -> mx.array:
+        packing = Quantization(self.group_size, self.bits, self.mode)
+        packed = kernels.Packed(self.weight, self.get("bias"), self.scales, self.get("biases"), packing)
+        return kernels.linear(x, packed, training=self.training)
+
+
 class MixtureOfExperts(nn.Module):
     """A router picks k experts per token; their outputs are summed with softmax weights over these k."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.experts_per_token = config.num_experts_per_tok
-        self.router = nn.Linear(config.hidden_size, config.num_local_experts)
+        self.router = Linear(config.hidden_size, config.num_local_experts)
         self.experts = Experts(config)
 
     def __call__(self, x: mx.array) -> mx.array:
-        logits = self.router(x)  # (B, T, E)
-        chosen = mx.stop_gradient(mx.argpartition(-logits, self.experts_per_token - 1, axis=-1))
-        chosen = chosen[..., : self.experts_per_token]  # (B, T, k)
-        weights = mx.softmax(mx.take_along_axis(logits, chosen, axis=-1), axis=-1, precise=True)
-        return (self.experts(x, chosen) * weights[..., None]).sum(axis=-2)
+        chosen, shares = kernels.route(self.router(x), self.experts_per_token, training=self.training)
+        return self.experts(x, chosen, shares)
 
 
 class Experts(nn.Module):
-    """The experts' gated feed-forward networks: (B, T, hidden) and choices (B, T, k) to (B, T, k, hidden)."""
+    """The experts' gated feed-forward networks, summed per token with the router's shares."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -196,7 +225,17 @@ class Experts(nn.Module):
         self.down_proj = ExpertLinear(count, inner, hidden)
         self.limit, self.alpha = config.swiglu_limit, config.swiglu_alpha
 
-    def __call__(self, x: mx.array, chosen: mx.array) -> mx.array:
+    def __call__(self, x: mx.array, chosen: mx.array, shares: mx.array) -> mx.array:
+        """(B, T, hidden), choices and shares (B, T, k), to (B, T, hidden)."""
+        parts = (self.gate_proj, self.up_proj, self.down_proj)
+        if all(type(part) is ExpertLinear for part in parts):  # not one with LoRA updates
+            weights = [part.packed for part in parts]
+            if kernels.fuses(x, *weights, training=self.training):
+                return kernels.experts(x, chosen, shares, *weights, limit=self.limit, alpha=self.alpha)
+        return (self._each(x, chosen) * shares[..., None]).sum(axis=-2)
+
+    def _each(self, x: mx.array, chosen: mx.array) -> mx.array:
+        """Every chosen expert's output (B, T, k, hidden)."""
         if chosen.size < SORT_FROM:
             return self._forward(x[..., None, None, :], chosen, sorted_experts=False).squeeze(-2)
         order = mx.argsort(chosen.flatten())
@@ -232,6 +271,11 @@ class ExpertLinear(nn.Module):
             sorted_experts=sorted_indices,
         )
         return y + self.bias[experts][..., None, :]
+
+    @property
+    def packed(self) -> kernels.Packed:
+        """All arrays of the layer."""
+        return kernels.Packed(self.weight, self.bias, self.get("scales"), self.get("biases"), self.quantization)
 
     def to_lora(self, r: int, scale: float, dropout: float) -> nn.Module:
         """This layer with one low-rank update per expert; mlx-lm's LoRA code asks for it."""

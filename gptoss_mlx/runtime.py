@@ -35,18 +35,25 @@ class Token:
     text: str
 
 
-def load(name: str | Path = hub.DEMO, *, progress: Callable[[int, int], None] | None = None) -> GptOss:
+def load(
+    name: str | Path = hub.DEMO,
+    *,
+    exact: bool | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> GptOss:
     """Load a model.
 
     Args:
         name: a folder, `demo`, an alias (`20b`, `120b`) or a Hugging Face id. Nothing is downloaded.
+        exact: on a CPU, float32 throughout: prompts take about twice the time, keys and values twice the memory.
+            None: as the environment's GPTOSS_EXACT says, else False.
         progress: told (bytes loaded, bytes in all).
 
     Raises:
         ModelNotFoundError: the name leads to nothing on this machine.
         ConfigError, CheckpointError, TokenizerError: the folder is not a whole gpt-oss model.
     """
-    return GptOss.from_folder(hub.find(name), progress=progress)
+    return GptOss.from_folder(hub.find(name), exact=exact, progress=progress)
 
 
 class GptOss:
@@ -59,10 +66,13 @@ class GptOss:
         self.folder = folder
 
     @classmethod
-    def from_folder(cls, folder: Path, *, progress: Callable[[int, int], None] | None = None) -> GptOss:
+    def from_folder(
+        cls, folder: Path, *, exact: bool | None = None, progress: Callable[[int, int], None] | None = None
+    ) -> GptOss:
         """Load the model in a folder; see `load`."""
         tokenizer = Tokenizer.from_folder(folder)
         model, config = load_model(folder, progress)
+        model.exact = exact
         if tokenizer.size > config.vocab_size:
             raise TokenizerError(
                 f"{folder}: the tokenizer has {tokenizer.size} ids, the model only {config.vocab_size}; "

@@ -21,7 +21,7 @@ from gptoss_mlx.convert.mxfp4 import BAD_SCALE
 from . import kernels
 from .config import ModelConfig
 from .errors import CheckpointError
-from .model import ExpertLinear, Model, PackedEmbedding
+from .model import ExpertLinear, Model, PackedEmbedding, PackedLinear
 from .quantization import Quantization, of_module
 
 Arrays = dict[str, mx.array]
@@ -155,7 +155,7 @@ def _packed(module: Any, quantization: Quantization) -> Any:
     *rows, inputs = module.weight.shape
     packed: Any = module
     if isinstance(module, nn.Linear):
-        packed = nn.QuantizedLinear(
+        packed = PackedLinear(
             inputs, rows[0], "bias" in module, quantization.group_size, quantization.bits, quantization.mode
         )
     elif isinstance(module, nn.Embedding):

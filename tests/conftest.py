@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -14,6 +15,7 @@ from hypothesis import HealthCheck, settings
 from openai_harmony import HarmonyEncoding, load_harmony_encoding
 
 import vocabulary
+from gptoss_mlx import kernels
 from gptoss_mlx.convert import convert, synthesize
 from gptoss_mlx.tokenizer import Tokenizer
 
@@ -21,6 +23,13 @@ mx.set_default_device(mx.Device(mx.cpu))  # float32 there; a GPU's bfloat16 woul
 
 settings.register_profile("default", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("default")
+
+
+@pytest.fixture
+def exact() -> Iterator[None]:
+    """Native kernels in float32 throughout, as the promise of 2e-5 needs; without them nothing changes."""
+    with kernels.exactly():
+        yield
 
 
 @pytest.fixture(scope="session")

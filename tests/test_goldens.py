@@ -21,6 +21,8 @@ from checkpoints import Shape, build, digest, tensors
 from gptoss_mlx.weights import load_model
 from oracle import Oracle, relative_error
 
+pytestmark = pytest.mark.usefixtures("exact")
+
 FILES = sorted((Path(__file__).parent / "goldens" / "transformers").glob("*.npz"))
 FAR = "past_original_context"
 

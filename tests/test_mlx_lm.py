@@ -31,6 +31,8 @@ from gptoss_mlx.weights import load_model
 from oracle import Oracle, relative_error, yarn
 from tiny_tokenizer import tiny_tokenizer, write_tiny_tokenizer
 
+pytestmark = pytest.mark.usefixtures("exact")
+
 SHAPE = Shape(layers=4, experts=8, top_k=4, window=16, vocab=512, seed=21)
 TOKENS = np.random.default_rng(21).integers(0, SHAPE.vocab, 75)
 PROMISED = 2e-5
@@ -295,6 +297,7 @@ def test_an_adapter_trained_in_mlx_lm_serves_our_model(release: Path, tmp_path: 
 
 def train(model: Any, steps: int) -> list[float]:
     """A few steps of mlx-lm's loss on two fixed sequences; the loss before each."""
+    model.train()
     batch = mx.array(TOKENS[:66].reshape(2, 33))
     lengths = mx.array([[0, 33], [0, 33]])
     step = nn.value_and_grad(model, default_loss)
@@ -307,4 +310,5 @@ def train(model: Any, steps: int) -> list[float]:
         optimizer.update(model, gradients)
         mx.eval(model.parameters(), optimizer.state)
         losses.append(loss.item())
+    model.eval()
     return losses

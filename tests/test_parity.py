@@ -31,6 +31,8 @@ from gptoss_mlx.weights import load_model
 from oracle import Oracle, relative_error, swiglu, yarn
 from tiny_tokenizer import write_tiny_tokenizer
 
+pytestmark = pytest.mark.usefixtures("exact")
+
 PROMISED = 2e-5
 
 SHAPES = {

@@ -23,6 +23,8 @@ from gptoss_mlx.errors import CheckpointError, ConfigError
 from gptoss_mlx.quantization import AFFINE_BITS, AFFINE_GROUPS, FIXED_MODES, Quantization, from_entry, from_tensors
 from gptoss_mlx.weights import load_model
 
+pytestmark = pytest.mark.usefixtures("exact")
+
 SHAPE = Shape(seed=31)
 PATH = "model.layers.0.self_attn.q_proj"
 

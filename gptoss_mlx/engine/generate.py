@@ -53,12 +53,11 @@ def prefill(
     hidden = mx.zeros((1, 1))
     for first in range(0, len(tokens), chunk):
         part = mx.array(list(tokens[first : first + chunk]))[None]
-        hidden = model.model(part, cache)
+        hidden = model.hidden(part, cache)
         mx.eval(hidden, [layer.state for layer in cache])
         if progress is not None:
             progress(min(first + chunk, len(tokens)), len(tokens))
-    logits: mx.array = model.lm_head(hidden[:, -1:])
-    return logits[0, -1]
+    return model.logits(hidden[:, -1:])[0, -1]
 
 
 def check_tokens(model: Model, tokens: Sequence[int], offset: int = 0) -> None:

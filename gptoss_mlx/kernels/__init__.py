@@ -8,23 +8,36 @@ without a compiler MLX's portable operations in float32.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
 
 import mlx.core as mx
 
+from . import plain
 from .native import load as _load
+from .packed import Packed
 from .plain import attend, dequantize_rows, gather_product, rms_norm, swiglu
 
 __all__ = [
+    "Packed",
     "attend",
     "compute_dtype",
     "dequantize_rows",
     "describe",
     "device_name",
+    "exact",
+    "exactly",
+    "experts",
+    "fuses",
     "gather_product",
+    "linear",
     "memory_limit",
     "native",
     "on_gpu",
     "rms_norm",
+    "route",
     "swiglu",
 ]
 
@@ -49,6 +62,104 @@ extension, why_off = _load()
 def native() -> bool:
     """Whether compiled CPU kernels are active: they are there, and MLX's default device is the CPU."""
     return extension is not None and not on_gpu()
+
+
+_exact = ContextVar("exact", default=os.environ.get("GPTOSS_EXACT") == "1")
+
+ROUND_FROM = 16
+"""Tokens of a sequence from which native products may round activations to 16 bits: fewer are limited by reading
+weights, not by arithmetic. The choice looks at one sequence alone, so that its company in a batch cannot change it."""
+
+
+def exact() -> bool:
+    """Whether native kernels stay in float32 throughout, here and now; else they may round (see `exactly`)."""
+    return _exact.get()
+
+
+@contextmanager
+def exactly(wanted: bool = True) -> Iterator[None]:
+    """Build operations that stay in float32 (or need not) inside a `with` block.
+
+    Else native kernels round activations of long prompts to 16 bits with a scale per row (an error of about 3e-5 of
+    a product) and keep keys and values in float16. GPTOSS_EXACT=1 sets the default.
+    """
+    token = _exact.set(wanted)
+    try:
+        yield
+    finally:
+        _exact.reset(token)
+
+
+def linear(x: mx.array, weight: Packed, *, training: bool = False) -> mx.array:
+    """x (..., T, in) times the transposed weight (out, in), plus its bias: (..., T, out).
+
+    Native kernels have no gradient: while training, MLX's operations run.
+    """
+    if _native_for(x, training) and weight.has_native_product:
+        product: mx.array = _native_call("product", x, weight.to_native(extension), _may_round(x))
+        return product
+    return plain.linear(x, weight)
+
+
+def route(logits: mx.array, k: int, *, training: bool = False) -> tuple[mx.array, mx.array]:
+    """The k largest of the router's logits (..., E), in any order, and their softmax: indices and shares (..., k)."""
+    if _native_for(logits, training):
+        chosen, shares = _native_call("route", logits, k)
+        return chosen, shares
+    return plain.route(logits, k)
+
+
+def fuses(x: mx.array, *weights: Packed, training: bool = False) -> bool:
+    """Whether `experts` can take these activations and matrices (gate, up, down)."""
+    gate, up, _ = weights
+    return (
+        _native_for(x, training)
+        and gate.quantization == up.quantization
+        and all(weight.has_native_product for weight in weights)
+    )
+
+
+def experts(
+    x: mx.array,
+    chosen: mx.array,
+    shares: mx.array,
+    gate: Packed,
+    up: Packed,
+    down: Packed,
+    *,
+    limit: float,
+    alpha: float,
+) -> mx.array:
+    """The whole expert block in one native operation; ask `fuses` first.
+
+    Args:
+        x: (..., T, hidden).
+        chosen: experts of each token (..., T, k).
+        shares: their weights in the sum (..., T, k).
+        gate: (E, inner, hidden).
+        up: as gate.
+        down: (E, hidden, inner).
+        limit: of the clamped SwiGLU, see `swiglu`.
+        alpha: of its sigmoid.
+
+    Returns:
+        (..., T, hidden) in float32.
+    """
+    matrices = (weight.to_native(extension) for weight in (gate, up, down))
+    summed: mx.array = _native_call("experts", x, chosen, shares, *matrices, limit, alpha, _may_round(x))
+    return summed
+
+
+def _native_for(x: mx.array, training: bool) -> bool:
+    return native() and not training and x.dtype == mx.float32
+
+
+def _may_round(x: mx.array) -> bool:
+    return not exact() and x.ndim > 1 and x.shape[-2] >= ROUND_FROM
+
+
+def _native_call(name: str, *arguments: object) -> Any:
+    return getattr(extension, name)(*arguments)
 
 
 def device_name() -> str:

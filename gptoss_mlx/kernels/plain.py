@@ -9,6 +9,7 @@ from __future__ import annotations
 import mlx.core as mx
 
 from ..quantization import Quantization
+from .packed import Packed
 
 
 def rms_norm(x: mx.array, weight: mx.array, eps: float) -> mx.array:
@@ -20,6 +21,32 @@ def rms_norm(x: mx.array, weight: mx.array, eps: float) -> mx.array:
         eps: added to the mean square.
     """
     return mx.fast.rms_norm(x, weight.astype(mx.float32), eps).astype(x.dtype)
+
+
+def linear(x: mx.array, weight: Packed) -> mx.array:
+    """x (..., in) times the transposed weight, plus its bias: (..., out)."""
+    packing, scales = weight.quantization, weight.scales
+    if packing is None or scales is None:
+        if weight.bias is None:
+            return x @ weight.weight.T
+        return mx.addmm(weight.bias, x, weight.weight.T)
+    y = mx.quantized_matmul(
+        x,
+        weight.weight,
+        scales,
+        weight.biases,
+        transpose=True,
+        group_size=packing.group_size,
+        bits=packing.bits,
+        mode=packing.mode,
+    )
+    return y if weight.bias is None else y + weight.bias
+
+
+def route(logits: mx.array, k: int) -> tuple[mx.array, mx.array]:
+    """The k largest of the router's logits (..., E), in any order, and their softmax: indices and shares (..., k)."""
+    chosen = mx.stop_gradient(mx.argpartition(-logits, k - 1, axis=-1))[..., :k]
+    return chosen, mx.softmax(mx.take_along_axis(logits, chosen, axis=-1), axis=-1, precise=True)
 
 
 def attend(

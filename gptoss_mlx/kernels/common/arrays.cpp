@@ -47,12 +47,35 @@ void check_floats(const std::string& name, const mx::array& array) {
         throw std::invalid_argument(name + ": float32, float16 or bfloat16 expected");
 }
 
+// The array itself where it is known to lie row by row, as loaded weights do; else an operation that sees to it.
+mx::array in_rows(const mx::array& array, mx::Stream stream) {
+    if (array.is_available() && array.flags().row_contiguous) return array;
+    return mx::contiguous(array, false, stream);
+}
+
 }  // namespace
 
-void Weight::append_to(std::vector<mx::array>& inputs) const {
-    inputs.push_back(weight);
-    for (const auto* part : {&scales, &biases, &bias})
-        if (part->has_value()) inputs.push_back(**part);
+void CpuPrimitive::eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>&) {
+    throw std::runtime_error(std::string(name()) + ": runs on the CPU only; make the CPU the default device");
+}
+
+std::vector<mx::array> CpuPrimitive::vjp(const std::vector<mx::array>&, const std::vector<mx::array>&,
+                                         const std::vector<int>&, const std::vector<mx::array>&) {
+    throw std::runtime_error(std::string(name()) +
+                             ": has no gradient; call model.train() first, which takes MLX's own");
+}
+
+std::vector<mx::array> CpuPrimitive::jvp(const std::vector<mx::array>&, const std::vector<mx::array>&,
+                                         const std::vector<int>&) {
+    throw std::runtime_error(std::string(name()) +
+                             ": has no gradient; call model.train() first, which takes MLX's own");
+}
+
+void Weight::append_to(std::vector<mx::array>& inputs, mx::Stream stream) const {
+    inputs.push_back(in_rows(weight, stream));
+    for (const auto* part : {&scales, &biases})
+        if (part->has_value()) inputs.push_back(in_rows(**part, stream));
+    if (bias) inputs.push_back(bias->dtype() == mx::float32 ? in_rows(*bias, stream) : as_float32(*bias, stream));
 }
 
 Matrix WeightLayout::matrix(const std::vector<mx::array>& inputs, int& next, int64_t cols) const {

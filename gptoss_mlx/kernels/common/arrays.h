@@ -19,8 +19,20 @@ struct Weight {
     Format format;
     int group;
 
-    // Append the arrays to a primitive's inputs.
-    void append_to(std::vector<mx::array>& inputs) const;
+    // Append the arrays to a primitive's inputs, laid out as the kernels read them.
+    void append_to(std::vector<mx::array>& inputs, mx::Stream stream) const;
+};
+
+// An operation that runs on the CPU and has no gradient.
+class CpuPrimitive : public mx::Primitive {
+  public:
+    using Primitive::Primitive;
+
+    void eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>&) override;
+    std::vector<mx::array> vjp(const std::vector<mx::array>&, const std::vector<mx::array>&, const std::vector<int>&,
+                               const std::vector<mx::array>&) override;
+    std::vector<mx::array> jvp(const std::vector<mx::array>&, const std::vector<mx::array>&,
+                               const std::vector<int>&) override;
 };
 
 // Which of a Weight's arrays an operation's inputs hold, to find them again when it runs.

@@ -177,11 +177,11 @@ void run_second_half(const Block& block, const Plan& plan, const float* inner, i
     });
 }
 
-class Experts : public mx::Primitive {
+class Experts : public CpuPrimitive {
   public:
     Experts(mx::Stream stream, WeightLayout gate, WeightLayout up, WeightLayout down, float limit, float alpha,
             bool rounded)
-        : Primitive(stream), gate_(gate), up_(up), down_(down), limit_(limit), alpha_(alpha), rounded_(rounded) {}
+        : CpuPrimitive(stream), gate_(gate), up_(up), down_(down), limit_(limit), alpha_(alpha), rounded_(rounded) {}
 
     void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
         mx::array& out = outputs[0];
@@ -209,10 +209,6 @@ class Experts : public mx::Primitive {
             });
     }
 
-    void eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>&) override {
-        throw std::runtime_error("the native experts run on the CPU only");
-    }
-
     const char* name() const override { return "GptossExperts"; }
 
     bool is_equivalent(const Primitive& other) const override {
@@ -227,9 +223,9 @@ class Experts : public mx::Primitive {
     bool rounded_;
 };
 
-class Route : public mx::Primitive {
+class Route : public CpuPrimitive {
   public:
-    Route(mx::Stream stream, int k) : Primitive(stream), k_(k) {}
+    Route(mx::Stream stream, int k) : CpuPrimitive(stream), k_(k) {}
 
     void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
         for (auto& out : outputs) out.set_data(mx::allocator::malloc(out.nbytes()));
@@ -240,10 +236,6 @@ class Route : public mx::Primitive {
                 for (int64_t r = 0; r < rows; ++r)
                     choose(logits + r * experts, experts, k, chosen + r * k, shares + r * k);
             });
-    }
-
-    void eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>&) override {
-        throw std::runtime_error("the native router runs on the CPU only");
     }
 
     const char* name() const override { return "GptossRoute"; }
@@ -297,10 +289,8 @@ mx::array experts(const mx::array& x, const mx::array& chosen, const mx::array& 
                                      as_float32(shares, stream)};
     std::vector<WeightLayout> layouts;
     for (const Weight* weight : {&gate, &up, &down}) {
-        Weight whole = *weight;
-        if (whole.bias) whole.bias = as_float32(*whole.bias, stream);
-        whole.append_to(inputs);
-        layouts.emplace_back(whole);
+        weight->append_to(inputs, stream);
+        layouts.emplace_back(*weight);
     }
     return mx::array(x.shape(), mx::float32,
                      std::make_shared<Experts>(stream, layouts[0], layouts[1], layouts[2], limit, alpha, rounded),

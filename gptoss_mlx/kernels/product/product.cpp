@@ -57,10 +57,10 @@ void integer_product(const Matrix& matrix, const float* x, int64_t count, float*
     });
 }
 
-class Product : public mx::Primitive {
+class Product : public CpuPrimitive {
   public:
     Product(mx::Stream stream, WeightLayout layout, bool rounded)
-        : Primitive(stream), layout_(layout), rounded_(rounded) {}
+        : CpuPrimitive(stream), layout_(layout), rounded_(rounded) {}
 
     void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
         mx::array& out = outputs[0];
@@ -73,10 +73,6 @@ class Product : public mx::Primitive {
             [matrix, count, x = inputs[0].data<float>(), y = out.data<float>(), rounded = rounded_] {
                 run_product(matrix, x, count, y, rounded);
             });
-    }
-
-    void eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>&) override {
-        throw std::runtime_error("the native product runs on the CPU only");
     }
 
     const char* name() const override { return "GptossProduct"; }
@@ -105,13 +101,11 @@ mx::array product(const mx::array& x, const Weight& weight, bool rounded, mx::St
     const mx::Stream stream = mx::to_stream(s);
     if (x.ndim() < 1) throw std::invalid_argument("x: at least one axis expected");
     check_weight("weight", weight, x.shape(-1), 0);
-    Weight whole = weight;
-    if (whole.bias) whole.bias = as_float32(*whole.bias, stream);
     std::vector<mx::array> inputs = {as_float32(x, stream)};
-    whole.append_to(inputs);
+    weight.append_to(inputs, stream);
     mx::Shape shape = x.shape();
-    shape.back() = whole.weight.shape(-2);
-    return mx::array(shape, mx::float32, std::make_shared<Product>(stream, WeightLayout(whole), rounded), inputs);
+    shape.back() = weight.weight.shape(-2);
+    return mx::array(shape, mx::float32, std::make_shared<Product>(stream, WeightLayout(weight), rounded), inputs);
 }
 
 }  // namespace gptoss
