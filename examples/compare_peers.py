@@ -229,14 +229,14 @@ def read_through(path: Path) -> None:
 
 def compare(runtimes: Sequence[Runtime], work: Work, alternations: int) -> list[Round]:
     """One unmeasured run of each, then the rounds; who is first changes from round to round."""
-    from gptoss_mlx.machine import machine_reading
+    from gptoss_mlx.machine import core_count, machine_reading
 
     for runtime in runtimes:
         note(f"warm-up: {runtime.name}")
         same_model(runtimes[0], runtime, run_apart(runtime, work))
     rounds = []
     for number in range(alternations):
-        reading = machine_reading(os.cpu_count() or 1)  # apart: a run would inherit this process's peak memory
+        reading = machine_reading(core_count())  # apart: a run would inherit this process's peak memory
         first = number % len(runtimes)
         figures = {}
         for runtime in (*runtimes[first:], *runtimes[:first]):

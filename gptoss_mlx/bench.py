@@ -7,7 +7,6 @@ the reading speed next to its own figures, and only their ratio says how good th
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -29,7 +28,7 @@ from .engine import PREFILL_CHUNK
 from .engine.generate import prefill
 from .errors import RequestError
 from .info import kv_bytes
-from .machine import machine_name, machine_reading, peak_memory, reading_speed, thread_count
+from .machine import core_count, machine_name, machine_reading, peak_memory, reading_speed, thread_count
 from .model import Model
 from .weights import load_model
 
@@ -250,7 +249,7 @@ class _Run:
 def _repetition(model: Model, settings: Settings, number: int, report: Report) -> _Run:
     stage = f"repetition {number} of {settings.repeat}"
     report(f"{stage}: reading speed", 0, 1)
-    reading = machine_reading(os.cpu_count() or 1)
+    reading = machine_reading(core_count())
     return _Run(reading, *run_once(model, settings, lambda done, total: report(stage, done, total)))
 
 

@@ -72,16 +72,21 @@ def peak_memory() -> int:
 
 
 def machine_name() -> str:
-    """The GPU's name, else the processor's, with its number of threads."""
+    """The GPU's name, else the processor's, with the number of cores to be had."""
     if kernels.on_gpu():
         return kernels.device_name()
     cpuinfo = Path("/proc/cpuinfo")
     found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.exists() else None
     name = found[1] if found else platform.processor() or platform.machine()
-    return f"{name.strip()}, {thread_count()} threads"
+    return f"{name.strip()}, {core_count()} cores"
+
+
+def core_count() -> int:
+    """Logical cores that this process may run on."""
+    allowed = getattr(os, "sched_getaffinity", None)  # Linux has it
+    return len(allowed(0)) if allowed is not None else os.cpu_count() or 1
 
 
 def thread_count() -> int:
-    """Threads that the kernels use: $GPTOSS_NUM_THREADS, else as many as there are cores."""
-    asked = os.environ.get("GPTOSS_NUM_THREADS", "")
-    return int(asked) if asked.isdecimal() and int(asked) else os.cpu_count() or 1
+    """Threads of the native kernels; one where MLX's own operations run, which on a CPU use no more."""
+    return int(kernels.extension.threads()) if kernels.extension is not None and kernels.native() else 1

@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
@@ -267,12 +269,17 @@ def test_reading_speed_is_measured_in_another_process(monkeypatch: pytest.Monkey
     assert started[0][0] == sys.executable
 
 
-@pytest.mark.parametrize(("asked", "threads"), [("1", 1), ("3", 3), ("", None), ("0", None), ("many", None)])
-def test_thread_count(asked: str, threads: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GPTOSS_NUM_THREADS", asked)
-    monkeypatch.setattr("os.cpu_count", lambda: 7)
-    assert machine.thread_count() == (threads or 7)
-    assert machine.machine_name().endswith(f", {threads or 7} threads")
+def test_the_machine_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert machine.machine_name().endswith(f", {machine.core_count()} cores")
+    assert 1 <= machine.core_count() <= (os.cpu_count() or 1)
+    monkeypatch.setattr("gptoss_mlx.kernels.extension", SimpleNamespace(threads=lambda: 7))
+    monkeypatch.setattr("gptoss_mlx.kernels.native", lambda: True)
+    assert machine.thread_count() == 7
+    monkeypatch.setattr("gptoss_mlx.kernels.native", lambda: False)
+    assert machine.thread_count() == 1
+    monkeypatch.setattr("gptoss_mlx.kernels.on_gpu", lambda: True)
+    monkeypatch.setattr("gptoss_mlx.kernels.device_name", lambda: "Some GPU")
+    assert machine.machine_name() == "Some GPU"
 
 
 def test_spread() -> None:
