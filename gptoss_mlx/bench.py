@@ -221,9 +221,10 @@ def bench(folder: Path, settings: Settings, *, curve: bool = False, report: Repo
         ConfigError, CheckpointError: see `gptoss_mlx.weights.load_model`.
     """
     settings.check(ModelConfig.from_folder(sources.checkpoint_folder(folder)))
+    report("loading", 0, 1)
     mx.reset_peak_memory()
     started = time.perf_counter()
-    model, config = load_model(folder, lambda done, total: report("loading", done, total))
+    model, config = load_model(folder)
     load_s = time.perf_counter() - started
     warm_up(model, settings, report)
     runs = [_repetition(model, settings, number, report) for number in range(1, settings.repeat + 1)]
