@@ -7,18 +7,20 @@
 // rows there are.
 #pragma once
 
-#include "product/float_product.h"
+#ifdef GPTOSS_BYTES
+#include "product/integer_bytes.h"
+#else
+#include "product/integer_pairs.h"
+#endif
 
 namespace gptoss::GPTOSS_ISA {
-
-constexpr int kStrip = 2 * kLanes;
-constexpr int kChunk = 64;  // codes that are transposed together
 
 inline bool has_integer(Format format, int group) {
     return (format == Format::kMxfp4 || format == Format::kAffine4 || format == Format::kAffine8) && group >= 32;
 }
 
-// A row of rounded activations: its scale, the sum of each half chunk's values, and the padded 16-bit values.
+// A row of rounded activations: its scale, the sum of each half chunk's values, and the padded 16-bit values as
+// place_values() lays them out.
 struct Rounded {
     float* scale;
     float* sums;
@@ -34,31 +36,6 @@ inline Rounded rounded_at(const uint8_t* p, int64_t cols) {
 
 inline int64_t rounded_bytes(int64_t cols, int) { return head_bytes(cols) + 2 * padded(cols, kChunk); }
 
-// Where in a chunk of 64 the code stands that is multiplied at position i of a transposed chunk. Chunks are stored
-// as 16 words of 4 codes (nibble formats: even codes first, then odd ones); words are ordered so that groups of 32
-// stay together, and each gives the pairs (0, 2) and (1, 3).
-struct ChunkOrder {
-    uint8_t nibbles[kChunk], bytes[kChunk];
-};
-
-constexpr int word_at(bool nibbles, int position) {  // position 0 to 15 in the transposed chunk
-    if (!nibbles) return position;
-    return position < 4 ? position : position < 8 ? position + 4 : position < 12 ? position - 4 : position;
-}
-
-constexpr ChunkOrder chunk_order() {
-    ChunkOrder order{};
-    constexpr int within[4] = {0, 2, 1, 3};
-    for (int i = 0; i < kChunk; ++i) {
-        const int byte = 4 * word_at(true, i / 4) + within[i % 4];
-        order.nibbles[i] = uint8_t(byte < 32 ? 2 * byte : 2 * (byte - 32) + 1);
-        order.bytes[i] = uint8_t(4 * (i / 4) + within[i % 4]);
-    }
-    return order;
-}
-
-inline constexpr ChunkOrder kOrder = chunk_order();
-
 inline void round_row(Format format, int, const float* x, int64_t cols, uint8_t* out) {
     const Rounded row = rounded_at(out, cols);
     F high = zero();
@@ -69,7 +46,6 @@ inline void round_row(Format format, int, const float* x, int64_t cols, uint8_t*
     const float scale = top / 32512.0f;
     const F inverse = set1(scale > 0 ? 1.0f / scale : 0.0f);
     *row.scale = scale;
-    const uint8_t* order = has_nibbles(format) ? kOrder.nibbles : kOrder.bytes;
     for (int64_t chunk = 0; chunk < cols; chunk += kChunk) {
         alignas(64) float values[kChunk] = {};
         alignas(64) int16_t whole[kChunk];
@@ -81,39 +57,25 @@ inline void round_row(Format format, int, const float* x, int64_t cols, uint8_t*
             for (int j = 0; j < 32; ++j) sum += whole[32 * half + j];
             row.sums[chunk / 32 + half] = float(sum);
         }
-        for (int j = 0; j < kChunk; ++j) row.values[chunk + j] = whole[order[j]];
+        place_values(format, whole, row.values + chunk);
     }
 }
 
-// What a strip unpacks to: pairs [cols / 2][kStrip][2], scales and biases [groups][kStrip].
+// What a strip unpacks to: codes as place_codes() lays them out, scales and biases [groups][kStrip].
 struct Strip {
-    int16_t* pairs;
+    Code* codes;
     float* scales;
     float* biases;
 };
 
 inline Strip strip_at(uint8_t* p, int64_t cols, int group) {
-    const int64_t bytes = padded(cols, kChunk) * kStrip * 2;
+    const int64_t bytes = padded(cols, kChunk) * kStrip * int64_t(sizeof(Code));
     auto* scales = reinterpret_cast<float*>(p + bytes);
-    return {reinterpret_cast<int16_t*>(p), scales, scales + cols / group * kStrip};
+    return {reinterpret_cast<Code*>(p), scales, scales + cols / group * kStrip};
 }
 
 inline int64_t strip_scratch(int64_t cols, int group) {
-    return padded(cols, kChunk) * kStrip * 2 + cols / group * kStrip * 8 + cols / group * 8 + 128;
-}
-
-// One chunk of a row as bytes: doubled values of MXFP4, codes less half their range of affine formats.
-inline void chunk_codes(const Matrix& matrix, const uint8_t* codes, int64_t count, int8_t* out) {
-    alignas(64) uint8_t last[kChunk] = {};
-    constexpr int8_t fp4[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
-    constexpr int8_t u4[16] = {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7};
-    const bool nibbles = has_nibbles(matrix.format);
-    if (count < kChunk) {
-        std::memcpy(last, codes, nibbles ? count / 2 : count);
-        codes = last;
-    }
-    if (nibbles) return nibbles_to_codes(codes, matrix.format == Format::kMxfp4 ? fp4 : u4, out);
-    for (int i = 0; i < kChunk; ++i) out[i] = int8_t(codes[i] ^ 0x80);
+    return padded(cols, kChunk) * kStrip * int64_t(sizeof(Code)) + cols / group * kStrip * 8 + cols / group * 8 + 128;
 }
 
 inline void unpack_strip(const Matrix& matrix, int64_t first, const Strip& strip, float* row_scales) {
@@ -129,28 +91,7 @@ inline void unpack_strip(const Matrix& matrix, int64_t first, const Strip& strip
             if (affine) strip.biases[g * kStrip + lane] = row_scales[groups + g] + middle * scale;
         }
     }
-    const bool nibbles = has_nibbles(matrix.format);
-    for (int64_t chunk = 0; chunk < matrix.cols; chunk += kChunk) {
-        const int64_t count = matrix.cols - chunk < kChunk ? matrix.cols - chunk : kChunk;
-        for (int side = 0; side < 2; ++side) {
-            alignas(64) int8_t codes[kLanes][kChunk];
-            alignas(64) int16_t pairs[2 * 16 * 2 * kLanes];
-            const int8_t* rows[kLanes];
-            for (int lane = 0; lane < kLanes; ++lane) {
-                const int64_t wanted = first + side * kLanes + lane;
-                const int64_t n = wanted < matrix.rows ? wanted : matrix.rows - 1;
-                const int64_t start = n * matrix.row_bytes + (nibbles ? chunk / 2 : chunk);
-                chunk_codes(matrix, matrix.codes + start, count, codes[lane]);
-                rows[lane] = codes[lane];
-            }
-            transpose_codes(rows, pairs, 2 * kLanes);
-            int16_t* to = strip.pairs + chunk / 2 * kStrip * 2 + side * 2 * kLanes;
-            for (int position = 0; position < 16; ++position)
-                for (int pair = 0; pair < 2; ++pair)
-                    std::memcpy(to + (2 * position + pair) * kStrip * 2,
-                                pairs + (2 * word_at(nibbles, position) + pair) * 2 * kLanes, 4 * kLanes);
-        }
-    }
+    place_codes(matrix, first, strip.codes);
 }
 
 // M rows of x times one strip.
@@ -158,20 +99,12 @@ template <int M>
 inline void strip_tile(const Matrix& matrix, const Strip& strip, const Rounded* x, float* const* y, const float* bias) {
     alignas(64) float results[M][kStrip] = {};
     const bool affine = matrix.biases != nullptr;
-    const int64_t groups = matrix.cols / matrix.group, pairs = matrix.group / 2;
+    const int64_t groups = matrix.cols / matrix.group;
     for (int64_t g = 0; g < groups; ++g) {
         I sums[M][2];
-        for (int m = 0; m < M; ++m) sums[m][0] = sums[m][1] = int_zero();
-        const int16_t* weights = strip.pairs + g * pairs * kStrip * 2;
-        for (int64_t p = 0; p < pairs; ++p) {
-            const auto left = int_load(weights + p * kStrip * 2),
-                       right = int_load(weights + p * kStrip * 2 + 2 * kLanes);
-            for (int m = 0; m < M; ++m) {
-                const auto pair = int_pair(x[m].values + (g * pairs + p) * 2);
-                sums[m][0] = int_dot(sums[m][0], left, pair);
-                sums[m][1] = int_dot(sums[m][1], right, pair);
-            }
-        }
+        const int16_t* values[M];
+        for (int m = 0; m < M; ++m) values[m] = x[m].values + g * matrix.group;
+        group_sums<M>(strip.codes + g * matrix.group * kStrip, values, matrix.group, sums);
         for (int side = 0; side < 2; ++side) {
             const F scale = load(strip.scales + g * kStrip + side * kLanes);
             for (int m = 0; m < M; ++m) {
