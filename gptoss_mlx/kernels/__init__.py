@@ -66,8 +66,8 @@ def native() -> bool:
 
 _exact = ContextVar("exact", default=os.environ.get("GPTOSS_EXACT") == "1")
 
-ROUND_FROM = 16
-"""Tokens of a sequence from which native products may round activations to 16 bits: fewer are limited by reading
+MANY_ROWS = 16
+"""Tokens of a sequence from which native products unpack weights once for all rows: fewer are limited by reading
 weights, not by arithmetic. The choice looks at one sequence alone, so that its company in a batch cannot change it."""
 
 
@@ -80,7 +80,7 @@ def exact() -> bool:
 def exactly(wanted: bool = True) -> Iterator[None]:
     """Build operations that stay in float32 (or need not) inside a `with` block.
 
-    Else native kernels round activations of long prompts to 16 bits with a scale per row (an error of about 3e-5 of
+    Else native kernels round activations to 16 bits with a scale per row (an error of about 3e-5 of
     a product) and keep keys and values in float16. GPTOSS_EXACT=1 sets the default.
     """
     token = _exact.set(wanted)
@@ -96,7 +96,7 @@ def linear(x: mx.array, weight: Packed, *, training: bool = False) -> mx.array:
     Native kernels have no gradient: while training, MLX's operations run.
     """
     if _native_for(x, training) and weight.has_native_product:
-        product: mx.array = _native_call("product", x, weight.to_native(extension), _may_round(x))
+        product: mx.array = _native_call("product", x, weight.to_native(extension), _precision(x))
         return product
     return plain.linear(x, weight)
 
@@ -146,7 +146,7 @@ def experts(
         (..., T, hidden) in float32.
     """
     matrices = (weight.to_native(extension) for weight in (gate, up, down))
-    summed: mx.array = _native_call("experts", x, chosen, shares, *matrices, limit, alpha, _may_round(x))
+    summed: mx.array = _native_call("experts", x, chosen, shares, *matrices, limit, alpha, _precision(x))
     return summed
 
 
@@ -154,8 +154,11 @@ def _native_for(x: mx.array, training: bool) -> bool:
     return native() and not training and x.dtype == mx.float32
 
 
-def _may_round(x: mx.array) -> bool:
-    return not exact() and x.ndim > 1 and x.shape[-2] >= ROUND_FROM
+def _precision(x: mx.array) -> int:
+    """What native products may do (product/rows.h): 0 exact, 1 rounded few rows, 2 rounded many rows."""
+    if exact():
+        return 0
+    return 2 if x.ndim > 1 and x.shape[-2] >= MANY_ROWS else 1
 
 
 def _native_call(name: str, *arguments: object) -> Any:

@@ -2,22 +2,34 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
+#include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/variant.h>
 #include <nanobind/stl/vector.h>
 
+#include "attention/attention.h"
+#include "cache/append.h"
 #include "common/kernels.h"
 #include "common/pool.h"
 #include "experts/experts.h"
+#include "mapping/mapping.h"
+#include "norm/norm.h"
 #include "product/product.h"
+#include "rope/rope.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
+using gptoss::Mapping;
 using gptoss::Weight;
 namespace mx = mlx::core;
 
 using Array = const mx::array&;
 using Maybe = const std::optional<mx::array>&;
+
+static gptoss::Precision precision_named(int value) {
+    if (value < 0 || value > 2) throw std::invalid_argument("precision: 0 (exact), 1 (few rows) or 2 (many) expected");
+    return static_cast<gptoss::Precision>(value);
+}
 
 NB_MODULE(_native, m) {
     m.attr("interface") = GPTOSS_INTERFACE;
@@ -41,14 +53,41 @@ NB_MODULE(_native, m) {
             "weight"_a, "scales"_a.none() = nb::none(), "biases"_a.none() = nb::none(), "bias"_a.none() = nb::none(),
             "mode"_a = "", "bits"_a = 0, "group"_a = 0);
 
+    nb::exception<gptoss::Unmappable>(m, "Unmappable", PyExc_RuntimeError);
+    nb::class_<Mapping>(m, "Mapping")
+        .def(nb::new_(&Mapping::open), "path"_a)
+        .def("array", &Mapping::array, "offset"_a, "shape"_a, "dtype"_a);
+
     m.def(
-        "product", [](Array x, const Weight& weight, bool rounded) { return gptoss::product(x, weight, rounded); },
-        "x"_a, "weight"_a, "rounded"_a);
+        "product",
+        [](Array x, const Weight& weight, int precision) {
+            return gptoss::product(x, weight, precision_named(precision));
+        },
+        "x"_a, "weight"_a, "precision"_a);
     m.def(
         "experts",
         [](Array x, Array chosen, Array shares, const Weight& gate, const Weight& up, const Weight& down, float limit,
-           float alpha,
-           bool rounded) { return gptoss::experts(x, chosen, shares, gate, up, down, limit, alpha, rounded); },
-        "x"_a, "chosen"_a, "shares"_a, "gate"_a, "up"_a, "down"_a, "limit"_a, "alpha"_a, "rounded"_a);
+           float alpha, int precision) {
+            return gptoss::experts(x, chosen, shares, gate, up, down, limit, alpha, precision_named(precision));
+        },
+        "x"_a, "chosen"_a, "shares"_a, "gate"_a, "up"_a, "down"_a, "limit"_a, "alpha"_a, "precision"_a);
+    m.def(
+        "attend",
+        [](Array queries, Array keys, Array values, Array sinks, float scale, int window) {
+            return gptoss::attend(queries, keys, values, sinks, scale, window);
+        },
+        "queries"_a, "keys"_a, "values"_a, "sinks"_a, "scale"_a, "window"_a);
+    m.def(
+        "heads",
+        [](Array x, int width, Maybe cos, Maybe sin, mx::Dtype dtype) {
+            return gptoss::heads(x, width, cos, sin, dtype);
+        },
+        "x"_a, "width"_a, "cos"_a.none(), "sin"_a.none(), "dtype"_a);
+    m.def(
+        "append", [](Array buffer, Array fresh, int start) { return gptoss::append(buffer, fresh, start); }, "buffer"_a,
+        "fresh"_a, "start"_a);
+    m.def(
+        "rms_norm", [](Array x, Array weight, float eps) { return gptoss::rms_norm(x, weight, eps); }, "x"_a,
+        "weight"_a, "eps"_a);
     m.def("route", [](Array logits, int k) { return gptoss::route(logits, k); }, "logits"_a, "k"_a);
 }

@@ -5,17 +5,18 @@
 #include <string>
 #include <vector>
 
+#include "attention/tile.h"
 #include "common/matrix.h"
 
 namespace gptoss {
 
-// Matrix products. Two families with one contract each:
+// Matrix products, in three forms. In each a row's result does not depend on how many rows are computed together.
 //
-// Float: weights are expanded to float32 values exactly and multiplied in float32. A row's result does not depend
-// on how many rows are computed together, so decoding token by token equals decoding in batches bit for bit.
+// Float: weights are expanded to float32 values exactly and multiplied in float32.
 //
-// Integer: activations are rounded to 16 bits with one scale per row (error about 3e-5 of a result, at most 5e-4
-// for rows with a single outlier), codes stay small integers, and products add up exactly in 32 bits over one group.
+// Split, for few rows, and strip, for many: activations are rounded to 16 bits with one scale per row (error about
+// 3e-5 of a result, at most 5e-4 for rows with a single outlier), codes stay small integers, and products add up
+// exactly in 32 bits over one group. An instruction set need not have these; the float form then takes their place.
 struct ProductKernels {
     // Rows of x in the order in which the format's codes are expanded: out has padded(cols) floats, the last zero.
     void (*arrange)(Format format, const float* x, int64_t cols, float* out);
@@ -24,6 +25,14 @@ struct ProductKernels {
                     float* const* y, float* scratch);
     // Floats of scratch that `product` needs.
     int64_t (*product_scratch)(int64_t cols);
+
+    // The split form: rows of x in `split_bytes` bytes each, otherwise as `product`.
+    bool (*has_split)(Format format, int group);
+    int64_t (*split_bytes)(int64_t cols, int group);
+    void (*split)(Format format, int group, const float* x, int64_t cols, uint8_t* out);
+    void (*split_product)(const Matrix& matrix, int64_t first, int64_t last, const uint8_t* const* x, int64_t m_count,
+                          float* const* y, float* scratch);
+    int64_t (*split_scratch)(int64_t cols);
 
     // Output rows of one strip of the integer product; strips start at multiples of it.
     int strip;
@@ -43,11 +52,23 @@ struct ProductKernels {
 // gate[i] = min(gate, limit) * sigmoid(alpha * min(gate, limit)) * (clip(up, -limit, limit) + 1)
 using SwigluKernel = void (*)(float* gate, const float* up, int64_t count, float limit, float alpha);
 
+// out = x / sqrt(mean(x^2) + eps) * weight
+using NormKernel = void (*)(const float* x, const float* weight, int64_t count, float eps, float* out);
+
+// One head's vector, cast: as it is, or with its pairs (i, i + half) turned.
+struct RopeKernels {
+    void (*convert)(const float* x, int64_t count, Number number, void* out);
+    void (*turn)(const float* x, const float* cos, const float* sin, int64_t half, Number number, void* out);
+};
+
 struct Kernels {
     const char* name;   // as GPTOSS_ISA spells it
     const char* words;  // for people
     ProductKernels product;
     SwigluKernel swiglu;
+    AttentionKernels attention;
+    NormKernel norm;
+    RopeKernels rope;
 };
 
 // The set in use: GPTOSS_ISA, else the best one that this processor has.

@@ -29,6 +29,26 @@ inline F abs(F a) { return _mm512_abs_ps(a); }
 inline F round(F a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 inline F scale2(F x, F n) { return _mm512_scalef_ps(x, n); }
 inline float sum(F x) { return _mm512_reduce_add_ps(x); }
+inline F sums(const F* x) {  // halves of two vectors change places and are added, until each lane holds a sum
+    F a[8], b[4], c[2];
+    for (int i = 0; i < 8; ++i) {
+        const F kept = _mm512_mask_blend_ps(0xaaaa, x[2 * i], x[2 * i + 1]);
+        const F moved = _mm512_mask_blend_ps(0x5555, x[2 * i], x[2 * i + 1]);
+        a[i] = add(kept, _mm512_permute_ps(moved, 0xb1));
+    }
+    for (int i = 0; i < 4; ++i) {
+        const F kept = _mm512_mask_blend_ps(0xcccc, a[2 * i], a[2 * i + 1]);
+        const F moved = _mm512_mask_blend_ps(0x3333, a[2 * i], a[2 * i + 1]);
+        b[i] = add(kept, _mm512_permute_ps(moved, 0x4e));
+    }
+    for (int i = 0; i < 2; ++i) {
+        const F kept = _mm512_mask_blend_ps(0xf0f0, b[2 * i], b[2 * i + 1]);
+        const F moved = _mm512_mask_blend_ps(0x0f0f, b[2 * i], b[2 * i + 1]);
+        c[i] = add(kept, _mm512_shuffle_f32x4(moved, moved, 0xb1));
+    }
+    const F moved = _mm512_mask_blend_ps(0x00ff, c[0], c[1]);
+    return add(_mm512_mask_blend_ps(0xff00, c[0], c[1]), _mm512_shuffle_f32x4(moved, moved, 0x4e));
+}
 inline float largest(F x) { return _mm512_reduce_max_ps(x); }
 
 inline F load_bf16(const uint16_t* p) {
@@ -106,7 +126,10 @@ inline I int_pair(const int16_t* p) {
     std::memcpy(&pair, p, 4);
     return _mm512_set1_epi32(pair);
 }
-inline I int_dot(I sums, I a, I b) { return _mm512_dpwssd_epi32(sums, a, b); }
+inline I int_dot(I sums, I a, I b) {  // by hand: compilers copy the sums before and after each of these
+    asm("vpdpwssd %2, %1, %0" : "+v"(sums) : "v"(a), "v"(b));
+    return sums;
+}
 inline F int_to_float(I x) { return _mm512_cvtepi32_ps(x); }
 
 // 16 values to 16-bit numbers by rounding, none out of range.

@@ -25,41 +25,39 @@ inline void arrange(Format format, const float* x, int64_t cols, float* out) {
     for (int64_t i = cols; i < end; ++i) out[i] = 0;
 }
 
-inline float one_number(Number number, const uint8_t* p, int64_t i) {
-    alignas(64) uint16_t half[kLanes] = {};
-    alignas(64) float whole[kLanes];
-    if (number == Number::kFloat32) {
-        float x;
-        std::memcpy(&x, p + 4 * i, 4);
-        return x;
-    }
-    std::memcpy(half, p + 2 * i, 2);
-    store(whole, number == Number::kBFloat16 ? load_bf16(half) : load_f16(half));
-    return whole[0];
+inline void expand_vector(Number number, const uint8_t* p, int64_t i, float* out) {
+    const auto* half = reinterpret_cast<const uint16_t*>(p + 2 * i);
+    if (number == Number::kFloat32)
+        store(out + i, load(reinterpret_cast<const float*>(p + 4 * i)));
+    else
+        store(out + i, number == Number::kBFloat16 ? load_bf16(half) : load_f16(half));
 }
 
+// The last vector begins early enough to end with the last number; fewer than a vector go through a buffer.
 inline void expand_numbers(Number number, const uint8_t* p, int64_t count, float* out) {
-    int64_t i = 0;
-    for (; i + kLanes <= count; i += kLanes) {
-        const auto* half = reinterpret_cast<const uint16_t*>(p + 2 * i);
-        if (number == Number::kFloat32)
-            store(out + i, load(reinterpret_cast<const float*>(p + 4 * i)));
-        else
-            store(out + i, number == Number::kBFloat16 ? load_bf16(half) : load_f16(half));
+    if (count < kLanes) {
+        alignas(64) uint8_t buffer[kLanes * 4] = {};
+        alignas(64) float values[kLanes];
+        std::memcpy(buffer, p, count * (number == Number::kFloat32 ? 4 : 2));
+        expand_vector(number, buffer, 0, values);
+        std::memcpy(out, values, count * 4);
+        return;
     }
-    for (; i < count; ++i) out[i] = one_number(number, p, i);
+    for (int64_t i = 0; i + kLanes <= count; i += kLanes) expand_vector(number, p, i, out);
+    if (count % kLanes != 0) expand_vector(number, p, count - kLanes, out);
 }
 
 inline void expand_exponents(const uint8_t* p, int64_t count, float* out) {
-    int64_t i = 0;
-    for (; i + kLanes <= count; i += kLanes) store(out + i, load_exponents(p + i));
-    if (i < count) {
-        alignas(64) uint8_t rest[kLanes] = {};
+    if (count < kLanes) {
+        alignas(64) uint8_t buffer[64] = {};
         alignas(64) float values[kLanes];
-        for (int64_t j = i; j < count; ++j) rest[j - i] = p[j];
-        store(values, load_exponents(rest));
-        for (int64_t j = i; j < count; ++j) out[j] = values[j - i];
+        std::memcpy(buffer, p, count);
+        store(values, load_exponents(buffer));
+        std::memcpy(out, values, count * 4);
+        return;
     }
+    for (int64_t i = 0; i + kLanes <= count; i += kLanes) store(out + i, load_exponents(p + i));
+    if (count % kLanes != 0) store(out + count - kLanes, load_exponents(p + count - kLanes));
 }
 
 // Scales of row n, and biases where the format has them.
