@@ -1,12 +1,14 @@
 """A model folder -> a model with its arrays in place.
 
 Four layouts are read: an MLX folder, the released Hugging Face folder, its `original/` files, and a BF16
-checkpoint. The last three are rearranged in memory, the experts' MXFP4 bits untouched.
+checkpoint. The last three are rearranged in memory, the experts' MXFP4 bits untouched. Native CPU kernels use an
+MLX folder's files where they lie: the model's matrices are the system's file cache.
 """
 
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from gptoss_mlx.convert import names, sources
 from gptoss_mlx.convert.mxfp4 import BAD_SCALE
+from gptoss_mlx.convert.tensorfile import Stored
 
 from . import kernels
 from .config import ModelConfig
@@ -27,6 +30,9 @@ from .quantization import Quantization, of_module
 Arrays = dict[str, mx.array]
 Progress = Callable[[int, int], None]
 """Called with the bytes loaded so far and the bytes in all."""
+
+MAPPED = {"BF16": mx.bfloat16, "F16": mx.float16, "F32": mx.float32, "U8": mx.uint8, "U32": mx.uint32}
+"""The safetensors dtypes of a model, which are used in place."""
 
 
 def load_model(folder: Path, progress: Progress | None = None) -> tuple[Model, ModelConfig]:
@@ -54,19 +60,46 @@ def load_model(folder: Path, progress: Progress | None = None) -> tuple[Model, M
 def read_arrays(folder: Path, config: ModelConfig) -> Arrays:
     """Every tensor of a folder under its MLX name, still on disk until it is evaluated."""
     files, tensors = sources.read_tensors(folder)  # names a damaged file better than MLX does
+    layout = sources.layout_of(tensors)
+    in_place = layout == "mlx" and kernels.native()
     stored: Arrays = {}
     for file in files:
-        try:
-            loaded: Any = mx.load(str(file))
-        except RuntimeError as error:
-            raise CheckpointError(f"{file}: not readable as safetensors ({error}); fetch it again") from None
-        stored.update(loaded)
-    layout = sources.layout_of(tensors)
+        stored.update(_map(file, [t for t in tensors.values() if t.path == file]) if in_place else _load(file))
     if layout == "mlx":
         return stored
     if layout == "original":
         stored = _from_original(stored, config)
     return {name: array for source in list(stored) for name, array in _from_release(source, stored.pop(source))}
+
+
+def _load(file: Path) -> Arrays:
+    try:
+        loaded: Any = mx.load(str(file))
+    except RuntimeError as error:
+        raise CheckpointError(f"{file}: not readable as safetensors ({error}); fetch it again") from None
+    return dict(loaded)
+
+
+def _map(file: Path, tensors: list[Stored]) -> Arrays:
+    """Arrays over the mapped file, for as long as they live; it must not shrink meanwhile (a new file is harmless).
+
+    A tensor that does not start at a multiple of its item size is read instead: our converter aligns them, MLX's own
+    writer does not.
+    """
+    extension: Any = kernels.extension
+    try:
+        mapping = extension.Mapping(str(file))
+        mapped = {
+            tensor.name: mapping.array(tensor.start, tensor.shape, dtype)
+            for tensor in tensors
+            if (dtype := MAPPED.get(tensor.dtype)) is not None and tensor.start % dtype.size == 0
+        }
+    except extension.Unmappable as error:
+        warnings.warn(f"{file}: read into memory, as it cannot be mapped ({error})", stacklevel=2)
+        return _load(file)
+    except (RuntimeError, ValueError) as error:
+        raise CheckpointError(f"{file}: {error}; fetch it again") from None
+    return mapped if len(mapped) == len(tensors) else _load(file) | mapped
 
 
 def _from_original(stored: Arrays, config: ModelConfig) -> Arrays:

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -48,6 +49,17 @@ def real_tokenizer(real_vocabulary: Path) -> Tokenizer:
 def oracle(real_vocabulary: Path) -> HarmonyEncoding:
     """The openai-harmony package's encoding."""
     return load_harmony_encoding("HarmonyGptOss")
+
+
+@pytest.fixture(scope="session")
+def native() -> Any:
+    """The compiled kernels; skips where they are not built, unless GPTOSS_MLX_REQUIRE_KERNELS=1 says they must be."""
+    if kernels.extension is None:
+        reason = f"native kernels are off: {kernels.why_off}"
+        if os.environ.get("GPTOSS_MLX_REQUIRE_KERNELS") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return kernels.extension
 
 
 @pytest.fixture(scope="session")
