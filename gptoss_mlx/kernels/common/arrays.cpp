@@ -6,11 +6,6 @@
 namespace gptoss {
 namespace {
 
-Number number_of(const mx::array& scales) {
-    if (scales.dtype() == mx::float32) return Number::kFloat32;
-    return scales.dtype() == mx::float16 ? Number::kFloat16 : Number::kBFloat16;
-}
-
 int bits_of(Format format) {
     switch (format) {
         case Format::kFloat32:
@@ -42,8 +37,15 @@ void check_shape(const std::string& name, const mx::array& array, const mx::Shap
                                     " found");
 }
 
-void check_floats(const std::string& name, const mx::array& array) {
-    if (array.dtype() != mx::float32 && array.dtype() != mx::float16 && array.dtype() != mx::bfloat16)
+}  // namespace
+
+Number number_of(mx::Dtype dtype) {
+    if (dtype == mx::float32) return Number::kFloat32;
+    return dtype == mx::float16 ? Number::kFloat16 : Number::kBFloat16;
+}
+
+void check_floats(const std::string& name, mx::Dtype dtype) {
+    if (dtype != mx::float32 && dtype != mx::float16 && dtype != mx::bfloat16)
         throw std::invalid_argument(name + ": float32, float16 or bfloat16 expected");
 }
 
@@ -52,8 +54,6 @@ mx::array in_rows(const mx::array& array, mx::Stream stream) {
     if (array.is_available() && array.flags().row_contiguous) return array;
     return mx::contiguous(array, false, stream);
 }
-
-}  // namespace
 
 void CpuPrimitive::eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>&) {
     throw std::runtime_error(std::string(name()) + ": runs on the CPU only; make the CPU the default device");
@@ -88,7 +88,7 @@ Matrix WeightLayout::matrix(const std::vector<mx::array>& inputs, int& next, int
     found.row_bytes = int64_t(weight.shape(-1)) * weight.itemsize();
     found.codes = weight.data<uint8_t>();
     if (scales) {
-        found.number = number_of(inputs[next]);
+        found.number = number_of(inputs[next].dtype());
         found.scales = inputs[next++].data<uint8_t>();
     }
     if (biases) found.biases = inputs[next++].data<uint8_t>();
@@ -131,7 +131,7 @@ void check_weight(const std::string& what, const Weight& weight, int64_t cols, i
         wanted.back() = mx::ShapeElem(cols / weight.group);
         check_shape(what + " scales", *weight.scales, wanted);
         if (affine) {
-            check_floats(what + " scales", *weight.scales);
+            check_floats(what + " scales", weight.scales->dtype());
             check_shape(what + " biases", *weight.biases, wanted);
             if (weight.biases->dtype() != weight.scales->dtype())
                 throw std::invalid_argument(what + " biases: the dtype of the scales expected");

@@ -60,6 +60,12 @@ Format format_named(const std::string& name, int bits, mx::Dtype plain);
 // Refuse arrays that do not fit together, with one line that says which.
 void check_weight(const std::string& what, const Weight& weight, int64_t cols, int leading);
 
+// How numbers of a float dtype are stored.
+Number number_of(mx::Dtype dtype);
+
+// Refuse what is not float32, float16 or bfloat16.
+void check_floats(const std::string& name, mx::Dtype dtype);
+
 // float32, rows one after the other.
 mx::array as_float32(const mx::array& x, mx::Stream stream);
 

@@ -39,6 +39,19 @@ inline float sum(F x) {
     half = _mm_add_ps(half, _mm_movehl_ps(half, half));
     return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
 }
+inline F sums(const F* x) {  // halves of two vectors change places and are added, until each lane holds a sum
+    F a[4], b[2];
+    for (int i = 0; i < 4; ++i) {
+        const F moved = _mm256_blend_ps(x[2 * i], x[2 * i + 1], 0x55);
+        a[i] = add(_mm256_blend_ps(x[2 * i], x[2 * i + 1], 0xaa), _mm256_permute_ps(moved, 0xb1));
+    }
+    for (int i = 0; i < 2; ++i) {
+        const F moved = _mm256_blend_ps(a[2 * i], a[2 * i + 1], 0x33);
+        b[i] = add(_mm256_blend_ps(a[2 * i], a[2 * i + 1], 0xcc), _mm256_permute_ps(moved, 0x4e));
+    }
+    const F moved = _mm256_blend_ps(b[0], b[1], 0x0f);
+    return add(_mm256_blend_ps(b[0], b[1], 0xf0), _mm256_permute2f128_ps(moved, moved, 0x01));
+}
 inline float largest(F x) {
     __m128 half = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
     half = _mm_max_ps(half, _mm_movehl_ps(half, half));

@@ -41,6 +41,7 @@ inline F scale2(F x, F n) {
              std::ldexp(x[3], int(n[3]))};
 }
 inline float sum(F x) { return (x[0] + x[2]) + (x[1] + x[3]); }
+inline F sums(const F* x) { return F{sum(x[0]), sum(x[1]), sum(x[2]), sum(x[3])}; }
 inline float largest(F x) {
     const float a = x[0] > x[1] ? x[0] : x[1], b = x[2] > x[3] ? x[2] : x[3];
     return a > b ? a : b;

@@ -1,0 +1,14 @@
+// Attention with one learned sink per query head, over cached keys and values as they lie in memory.
+#pragma once
+
+#include "common/arrays.h"
+
+namespace gptoss {
+
+// queries (B, H, T, D); keys and values (B, K, S, D) in float32, float16 or bfloat16, read through their strides;
+// sinks (H) -> (B, T, H * D) in float32. Query t stands at key S - T + t and sees itself and what comes before, if
+// window > 0 the last `window` of these.
+mx::array attend(const mx::array& queries, const mx::array& keys, const mx::array& values, const mx::array& sinks,
+                 float scale, int window, mx::StreamOrDevice s = {});
+
+}  // namespace gptoss
