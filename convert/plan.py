@@ -125,7 +125,7 @@ class Shard:
 
     @cached_property
     def header(self) -> bytes:
-        return header(self.specs, METADATA)
+        return header(self.specs, METADATA, align=64)  # tensors can be used where they lie
 
     @property
     def nbytes(self) -> int:

@@ -30,7 +30,6 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
     "U32": np.dtype("<u4"),
 }
 _HEADER_LIMIT = 100_000_000  # bytes; the limit of the safetensors package
-_ALIGN = 64  # bytes; a cache line
 
 
 @dataclass(frozen=True)
@@ -71,18 +70,15 @@ class Stored:
         return replace(self, start=self.start + first * size, shape=(last - first, *self.shape[1:]))
 
 
-def header(specs: Iterable[TensorSpec], metadata: Mapping[str, str] | None = None) -> bytes:
-    """The first bytes of a file whose data holds `specs` in that order; the data start at a multiple of 64.
-
-    Tensors thus lie aligned, unless one of an odd size precedes, and can be used where they are.
-    """
+def header(specs: Iterable[TensorSpec], metadata: Mapping[str, str] | None = None, align: int = 8) -> bytes:
+    """The first bytes of a file whose data holds `specs` in that order, and starts at a multiple of `align`."""
     entries: dict[str, Any] = {} if metadata is None else {"__metadata__": dict(metadata)}
     end = 0
     for spec in specs:
         start, end = end, end + spec.nbytes
         entries[spec.name] = {"dtype": spec.dtype, "shape": list(spec.shape), "data_offsets": [start, end]}
     text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-(8 + len(text)) % _ALIGN)
+    text += b" " * (-(8 + len(text)) % align)
     return len(text).to_bytes(8, "little") + text
 
 

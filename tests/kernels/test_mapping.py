@@ -6,7 +6,6 @@ import ctypes
 import gc
 import mmap
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from hypothesis import strategies as st
 
 from gptoss_mlx.convert.tensorfile import DTYPES, Stored, TensorSpec, header, read_header, read_whole
 from gptoss_mlx.weights import MAPPED
+from regions import regions
 
 LARGE = 64 << 20
 
@@ -45,21 +45,6 @@ def raw(array: mx.array) -> bytes:
     """An array's bits; random floats are not all equal to themselves."""
     words: Any = array.flatten().view(mx.uint8)
     return bytes(memoryview(words))
-
-
-def regions(path: Path) -> list[dict[str, int]]:
-    """What /proc says about each mapping of a file, in KiB."""
-    found: list[dict[str, int]] = []
-    ours = False
-    for line in Path("/proc/self/smaps").read_text().splitlines():
-        if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
-            ours = line.removesuffix(" (deleted)").endswith(f" {path}")
-            if ours:
-                found.append({"start": int(line.split("-")[0], 16)})
-        elif ours and line.endswith(" kB"):
-            name, size, _ = line.split()
-            found[-1][name.rstrip(":")] = int(size)
-    return found
 
 
 def anonymous() -> int:
