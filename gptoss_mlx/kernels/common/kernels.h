@@ -31,8 +31,7 @@ struct ProductKernels {
     int64_t (*split_bytes)(int64_t cols, int group);
     void (*split)(Format format, int group, const float* x, int64_t cols, uint8_t* out);
     void (*split_product)(const Matrix& matrix, int64_t first, int64_t last, const uint8_t* const* x, int64_t m_count,
-                          float* const* y, float* scratch);
-    int64_t (*split_scratch)(int64_t cols);
+                          float* const* y);
 
     // Output rows of one strip of the integer product; strips start at multiples of it.
     int strip;

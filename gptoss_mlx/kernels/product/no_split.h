@@ -10,6 +10,5 @@ inline bool has_split(Format, int) { return false; }
 constexpr decltype(ProductKernels::split_bytes) split_bytes = nullptr;
 constexpr decltype(ProductKernels::split) split_row = nullptr;
 constexpr decltype(ProductKernels::split_product) split_product = nullptr;
-constexpr decltype(ProductKernels::split_scratch) split_scratch = nullptr;
 
 }  // namespace gptoss::GPTOSS_ISA

@@ -57,13 +57,12 @@ void piece_product(const Matrix& matrix, int64_t first, int64_t last, const uint
     auto** starts = static_cast<float**>(scratch(2, count * sizeof(float*)));
     if (form != Form::kStrip) {
         for (int64_t m = 0; m < count; ++m) starts[m] = y + m * stride - first;
-        const bool split = form == Form::kSplit;
-        const int64_t floats = split ? set.split_scratch(matrix.cols) : set.product_scratch(matrix.cols);
-        auto* space = static_cast<float*>(scratch(0, floats * sizeof(float)));
-        if (split)
-            set.split_product(matrix, first, last, x, count, starts, space);
-        else
+        if (form == Form::kSplit) {
+            set.split_product(matrix, first, last, x, count, starts);
+        } else {
+            auto* space = static_cast<float*>(scratch(0, set.product_scratch(matrix.cols) * sizeof(float)));
             set.product(matrix, first, last, reinterpret_cast<const float* const*>(x), count, starts, space);
+        }
         return;
     }
     auto* space = static_cast<uint8_t*>(scratch(0, set.strip_scratch(matrix.cols, matrix.group)));
