@@ -18,7 +18,7 @@ import mlx.core as mx
 
 from ..errors import GptOssError
 
-INTERFACE = 1
+INTERFACE = 2
 """What this Python code expects of the extension; CMakeLists.txt states the same number."""
 
 OFF = "GPTOSS_NATIVE"
