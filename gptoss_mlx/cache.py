@@ -3,57 +3,65 @@
 Both speak the small protocol that mlx-lm's loops expect (`offset`, `state`, `update_and_fetch`). Neither rewinds:
 a window that has moved on has lost what a rewind would need, so a rewind is a new cache.
 
+Tokens are appended to buffers in place, behind MLX's back, whose arrays are values: writing into a slice copies the
+whole buffer whenever anyone still holds it, such as a step that is still being computed. In place is safe because a
+cache writes each position of a buffer once and in ascending order, and shows no one a position that is not written
+yet. What a view covers therefore never changes, however late it is evaluated. A copy of a cache shares its buffers
+until either of the two grows on: that one moves to buffers of its own first.
+
 Shapes: B sequences, K key/value heads, D head width.
 """
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import mlx.core as mx
 
+from . import kernels
+
 STEP = 256
+"""Tokens by which buffers are rounded up."""
+
+Self = TypeVar("Self", bound="_Buffers")
 
 
-class FullCache:
-    """Keys and values of every token, in buffers that grow by half of themselves at least.
-
-    Growing geometrically copies each token a bounded number of times, however long the context becomes.
-    """
+class _Buffers:
+    """Keys and values in the order of their positions, and room for more."""
 
     def __init__(self) -> None:
         self.offset = 0
         self._keys: mx.array | None = None
         self._values: mx.array | None = None
+        self._used = 0
+        self._shared = False
 
-    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """Append (B, K, T, D) keys and values; return all of them (B, K, offset, D)."""
-        end = self.offset + keys.shape[2]
-        self._keys = self._grown(self._keys, keys, end)
-        self._values = self._grown(self._values, values, end)
-        self._keys[..., self.offset : end, :] = keys
-        self._values[..., self.offset : end, :] = values
-        self.offset = end
-        return self._keys[..., :end, :], self._values[..., :end, :]
+    def _append(self, keys: mx.array, values: mx.array, keep: int, room: int) -> None:
+        """Append (B, K, T, D). Where there is no room, move the last `keep` tokens to buffers with some."""
+        end = self._used + keys.shape[2]
+        if self._keys is None or self._values is None or self._shared or end > self._keys.shape[2]:
+            end = keep + keys.shape[2]
+            room = (max(end, room) + STEP - 1) // STEP * STEP
+            self._keys = self._moved(self._keys, keys, keep, room)
+            self._values = self._moved(self._values, values, keep, room)
+            self._used, self._shared = keep, False
+        self._keys = kernels.append(self._keys, keys.astype(self._keys.dtype), self._used)
+        self._values = kernels.append(self._values, values.astype(self._values.dtype), self._used)
+        self._used = end
+        self.offset += keys.shape[2]
 
-    def _grown(self, buffer: mx.array | None, like: mx.array, end: int) -> mx.array:
-        have = 0 if buffer is None else buffer.shape[2]
-        if end <= have and buffer is not None:
-            return buffer
-        wanted = max(end, have + have // 2)
-        wanted = (wanted + STEP - 1) // STEP * STEP
+    def _moved(self, buffer: mx.array | None, like: mx.array, keep: int, room: int) -> mx.array:
         batch, heads, _, width = like.shape
-        extra = mx.zeros((batch, heads, wanted - have, width), like.dtype)
-        return extra if buffer is None else mx.concatenate([buffer, extra], axis=2)
+        if buffer is None:
+            return mx.zeros((batch, heads, room, width), like.dtype)
+        empty = mx.zeros((batch, heads, room - keep, width), buffer.dtype)
+        return mx.concatenate([buffer[:, :, self._used - keep : self._used], empty], axis=2)
 
-    def mask(self, length: int) -> str | None:
-        """The mask for `length` new tokens: causal, or none needed for a single one."""
-        return "causal" if length > 1 else None
-
-    @property
-    def state(self) -> list[mx.array]:
-        """The arrays to evaluate: keys and values so far."""
+    def _last(self, count: int) -> list[mx.array]:
+        """Keys and values (B, K, count, D) of the last tokens, nothing before the first update."""
         if self._keys is None or self._values is None:
             return []
-        return [self._keys[..., : self.offset, :], self._values[..., : self.offset, :]]
+        return [buffer[:, :, self._used - count : self._used] for buffer in (self._keys, self._values)]
 
     @property
     def nbytes(self) -> int:
@@ -64,63 +72,61 @@ class FullCache:
         """False: see the module's docstring."""
         return False
 
+    def __copy__(self: Self) -> Self:
+        self._shared = True
+        twin = self.__class__.__new__(self.__class__)
+        twin.__dict__.update(self.__dict__)
+        return twin
 
-class SlidingCache:
+    def __deepcopy__(self: Self, memo: object) -> Self:
+        return self.__copy__()
+
+
+class FullCache(_Buffers):
+    """Keys and values of every token, in buffers that grow by half of themselves at least.
+
+    Growing geometrically copies each token a bounded number of times, however long the context becomes.
+    """
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        """Append (B, K, T, D) keys and values; return all of them (B, K, offset, D)."""
+        self._append(keys, values, keep=self.offset, room=self.offset + self.offset // 2)
+        all_keys, all_values = self._last(self.offset)
+        return all_keys, all_values
+
+    @property
+    def state(self) -> list[mx.array]:
+        """The arrays to evaluate: keys and values so far."""
+        return self._last(self.offset)
+
+
+class SlidingCache(_Buffers):
     """The last `window - 1` tokens: with the current one, all that a sliding layer may look at.
 
     Keys stay in the order of their positions, so a chunk of any length attends to exactly what it would have
-    seen in one pass.
+    seen in one pass. The buffers hold some older tokens as well, so that few updates need to move anything.
     """
 
     def __init__(self, window: int) -> None:
+        super().__init__()
         self.window = window
-        self.offset = 0
-        self._keys: mx.array | None = None
-        self._values: mx.array | None = None
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Append (B, K, T, D); return the kept tokens and the new ones (B, K, kept + T, D)."""
-        self.offset += keys.shape[2]
-        if self._keys is not None and self._values is not None:
-            keys = mx.concatenate([self._keys, keys], axis=2)
-            values = mx.concatenate([self._values, values], axis=2)
-        keep = min(self.window - 1, keys.shape[2])
-        first = keys.shape[2] - keep
-        self._keys, self._values = keys[..., first:, :], values[..., first:, :]
-        return keys, values
+        kept = self.kept
+        self._append(keys, values, keep=kept, room=kept + STEP)
+        seen_keys, seen_values = self._last(kept + keys.shape[2])
+        return seen_keys, seen_values
 
     @property
     def kept(self) -> int:
-        """Tokens held from before the next update."""
-        return 0 if self._keys is None else self._keys.shape[2]
-
-    def mask(self, length: int) -> mx.array | None:
-        """Boolean (length, kept + length) for `length` new tokens, or None where every key is allowed.
-
-        Call it before the update. A query at distance d from a key may see it if 0 <= d < window.
-        """
-        return None if length == 1 else window_mask(length, self.kept, self.window)
+        """Tokens that the next update returns with its own."""
+        return min(self.window - 1, self.offset)
 
     @property
     def state(self) -> list[mx.array]:
         """The arrays to evaluate: the kept keys and values."""
-        return [] if self._keys is None or self._values is None else [self._keys, self._values]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the kept keys and values."""
-        return sum(array.nbytes for array in self.state)
-
-    def is_trimmable(self) -> bool:
-        """False: see the module's docstring."""
-        return False
+        return self._last(self.kept)
 
 
 Cache = FullCache | SlidingCache
-
-
-def window_mask(length: int, kept: int, window: int) -> mx.array:
-    """Which of `kept + length` keys each of the last `length` positions may see: the `window` up to itself."""
-    query = mx.arange(kept, kept + length)[:, None]
-    key = mx.arange(kept + length)[None]
-    return (key <= query) & (key > query - window)

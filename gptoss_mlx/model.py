@@ -17,10 +17,10 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from . import kernels
-from .cache import Cache, FullCache, SlidingCache, window_mask
-from .config import FULL, ModelConfig
+from .cache import Cache, FullCache, SlidingCache
+from .config import FULL, SLIDING, ModelConfig
 from .quantization import Quantization
-from .rope import Rope, rotate
+from .rope import Rope
 
 SORT_FROM = 64
 """Rows times experts per token from which sorting the rows by expert pays on a GPU."""
@@ -94,8 +94,6 @@ class Transformer(nn.Module):
         self.layers = [Layer(config, kind) for kind in config.layer_types]
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self._rope = Rope(config)
-        self._window = config.sliding_window
-        self._kinds = config.layer_types
 
     def __call__(self, inputs: mx.array, cache: Sequence[Cache] | None = None) -> mx.array:
         length = inputs.shape[1]
@@ -103,18 +101,9 @@ class Transformer(nn.Module):
         offset = caches[0].offset if caches[0] is not None else 0
         x = self.embed_tokens(inputs).astype(kernels.compute_dtype())
         rope = self._rope.rows(offset, length)
-        masks = {kind: self._mask(kind, length, caches) for kind in set(self._kinds)}
-        for layer, layer_cache, kind in zip(self.layers, caches, self._kinds, strict=True):
-            x = layer(x, rope, masks[kind], layer_cache)
+        for layer, layer_cache in zip(self.layers, caches, strict=True):
+            x = layer(x, rope, layer_cache)
         return self.norm(x)
-
-    def _mask(self, kind: str, length: int, caches: Sequence[Cache | None]) -> mx.array | str | None:
-        cache = caches[self._kinds.index(kind)]
-        if cache is not None:
-            return cache.mask(length)
-        if length == 1:
-            return None
-        return "causal" if kind == FULL else window_mask(length, 0, self._window)
 
 
 class Layer(nn.Module):
@@ -124,18 +113,12 @@ class Layer(nn.Module):
         super().__init__()
         self.kind = kind
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.self_attn = Attention(config)
+        self.self_attn = Attention(config, config.sliding_window if kind == SLIDING else 0)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = MixtureOfExperts(config)
 
-    def __call__(
-        self,
-        x: mx.array,
-        rope: tuple[mx.array, mx.array],
-        mask: mx.array | str | None,
-        cache: Cache | None,
-    ) -> mx.array:
-        x = x + self.self_attn(self.input_layernorm(x), rope, mask, cache)
+    def __call__(self, x: mx.array, rope: tuple[mx.array, mx.array], cache: Cache | None) -> mx.array:
+        x = x + self.self_attn(self.input_layernorm(x), rope, cache)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -148,40 +131,38 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def __call__(self, x: mx.array) -> mx.array:
-        return kernels.rms_norm(x, self.weight, self.eps)
+        return kernels.rms_norm(x, self.weight, self.eps, training=self.training)
 
 
 class Attention(nn.Module):
-    """Grouped-query attention with rotary positions and one sink per query head."""
+    """Grouped-query attention with rotary positions and one sink per query head.
 
-    def __init__(self, config: ModelConfig) -> None:
+    A query sees the last `window` tokens, itself included; all of them if that is 0.
+    """
+
+    def __init__(self, config: ModelConfig, window: int) -> None:
         super().__init__()
         heads, kv_heads, width = config.num_attention_heads, config.num_key_value_heads, config.head_dim
         self.width = width
         self.scale = width**-0.5
+        self.window = window
         self.sinks = mx.zeros((heads,))
         self.q_proj = Linear(config.hidden_size, heads * width)
         self.k_proj = Linear(config.hidden_size, kv_heads * width)
         self.v_proj = Linear(config.hidden_size, kv_heads * width)
         self.o_proj = Linear(heads * width, config.hidden_size)
 
-    def __call__(
-        self,
-        x: mx.array,
-        rope: tuple[mx.array, mx.array],
-        mask: mx.array | str | None,
-        cache: Cache | None,
-    ) -> mx.array:
-        queries = rotate(self._heads(self.q_proj(x)), *rope)
-        keys = rotate(self._heads(self.k_proj(x)), *rope)
-        values = self._heads(self.v_proj(x))
+    def __call__(self, x: mx.array, rope: tuple[mx.array, mx.array], cache: Cache | None) -> mx.array:
+        training = self.training
+        queries = kernels.heads(self.q_proj(x), self.width, rope, training=training)
+        keys = kernels.heads(self.k_proj(x), self.width, rope, cached=True, training=training)
+        values = kernels.heads(self.v_proj(x), self.width, cached=True, training=training)
         if cache is not None:
             keys, values = cache.update_and_fetch(keys, values)
-        out = kernels.attend(queries, keys, values, scale=self.scale, sinks=self.sinks, mask=mask)
-        return self.o_proj(out.swapaxes(1, 2).flatten(2))  # (B, H, T, D) -> (B, T, H*D) -> (B, T, hidden)
-
-    def _heads(self, x: mx.array) -> mx.array:
-        return mx.unflatten(x, -1, (-1, self.width)).swapaxes(1, 2)  # (B, T, n*D) -> (B, n, T, D)
+        mixed = kernels.attend(
+            queries, keys, values, scale=self.scale, sinks=self.sinks, window=self.window, training=training
+        )
+        return self.o_proj(mixed)
 
 
 class Linear(nn.Linear):

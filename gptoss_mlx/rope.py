@@ -38,9 +38,9 @@ def inverse_frequencies(config: ModelConfig) -> npt.NDArray[np.float64]:
 
 
 class Rope:
-    """Rotates queries and keys by their positions.
+    """The table that queries and keys are rotated by (`kernels.heads`).
 
-    The table grows by doubling up to the model's last position; all layers share it.
+    It grows by doubling up to the model's last position; all layers share it.
     """
 
     FIRST = 4096
@@ -74,19 +74,3 @@ class Rope:
         self._cos = mx.array((np.cos(angles) * self._factor).astype(np.float32))
         self._sin = mx.array((np.sin(angles) * self._factor).astype(np.float32))
         self._rows = rows
-
-
-def rotate(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
-    """Rotate pairs (i, i + D/2) of the last axis in float32.
-
-    Args:
-        x: (B, heads, T, D).
-        cos: (T, D/2) float32.
-        sin: (T, D/2) float32.
-
-    Returns:
-        (B, heads, T, D) in the dtype of x.
-    """
-    first, second = mx.split(x.astype(mx.float32), 2, axis=-1)
-    turned = mx.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return turned.astype(x.dtype)

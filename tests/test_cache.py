@@ -1,13 +1,28 @@
-"""The caches by themselves: what they keep, how they grow, which keys they allow."""
+"""The caches by themselves: what they keep, how they grow, and that what they have shown never changes."""
 
 from __future__ import annotations
 
+import copy
+from typing import Any
+
 import mlx.core as mx
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gptoss_mlx.cache import STEP, FullCache, SlidingCache, window_mask
+from gptoss_mlx import kernels
+from gptoss_mlx.cache import STEP, Cache, FullCache, SlidingCache
+from gptoss_mlx.kernels import plain
+
+
+@pytest.fixture(autouse=True, params=["native", "plain"])
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Appending in place, and MLX's own way."""
+    if request.param == "native":
+        request.getfixturevalue("native")
+    else:
+        monkeypatch.setattr(kernels, "extension", None)
 
 
 def numbered(first: int, count: int) -> mx.array:
@@ -41,25 +56,66 @@ def test_full_copies_each_token_a_bounded_number_of_times() -> None:
     assert held <= 1.5 * cache.offset * 2 * 2 * 4 * 4 + STEP * 64
 
 
-@given(st.integers(1, 9), st.lists(st.integers(1, 20), min_size=1, max_size=6))
-def test_sliding_sees_exactly_its_window(window: int, lengths: list[int]) -> None:
+@given(st.integers(1, 9), st.lists(st.integers(1, 300), min_size=1, max_size=6))
+def test_sliding_holds_the_window_and_what_is_new(window: int, lengths: list[int]) -> None:
     cache, offset = SlidingCache(window), 0
     for length in lengths:
-        mask = cache.mask(length)
-        keys, _ = cache.update_and_fetch(numbered(offset, length), numbered(offset, length))
-        held = positions(keys)
-        for row in range(length):
-            here = offset + row
-            seen = (
-                held if mask is None else [p for p, allowed in zip(held, np.array(mask)[row], strict=True) if allowed]
-            )
-            assert seen == list(range(max(0, here - window + 1), here + 1))
+        keys, values = cache.update_and_fetch(numbered(offset, length), -numbered(offset, length))
+        first = max(0, offset - window + 1)
         offset += length
+        assert positions(keys) == positions(-values) == list(range(first, offset))
         assert cache.kept == min(offset, window - 1)
+        assert [array.shape[2] for array in cache.state] == [cache.kept] * 2
+
+
+def test_sliding_moves_seldom_and_stays_small() -> None:
+    cache, seen = SlidingCache(128), set()
+    for _ in range(2000):
+        cache.update_and_fetch(numbered(0, 1), numbered(0, 1))
+        seen.add(cache._used)
+        assert cache.nbytes <= 2 * 2 * 4 * 4 * (127 + 2 * STEP)
+    assert len(seen) > STEP
 
 
 def test_the_window_counts_the_current_token() -> None:
-    mask = np.array(window_mask(130, 0, 128))
+    mask = np.array(plain.window_mask(130, 130, 128))
     assert mask[129].sum() == 128
     assert mask[129, 2]
     assert not mask[129, 1]
+
+
+@pytest.mark.parametrize("make", [FullCache, lambda: SlidingCache(20)])
+def test_views_keep_what_they_showed(make: Any) -> None:
+    """However late they are evaluated, and whatever has been appended since."""
+    cache: Cache = make()
+    shown, offset = [], 0
+    for length in (3, 1, 200, 1, 1, 90, 1, 300, 1):
+        shown.append(cache.update_and_fetch(numbered(offset, length), -numbered(offset, length)))
+        offset += length
+    for n, (keys, values) in enumerate(shown):
+        end = [3, 4, 204, 205, 206, 296, 297, 597, 598][n]
+        assert positions(keys) == positions(-values) == list(range(end - keys.shape[2], end))
+
+
+@pytest.mark.parametrize("make", [FullCache, lambda: SlidingCache(20)])
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+def test_copies_part_ways(make: Any, copied: Any) -> None:
+    cache: Cache = make()
+    cache.update_and_fetch(numbered(0, 30), numbered(0, 30))
+    twin, third = copied(cache), copied(cache)
+    ours, _ = cache.update_and_fetch(numbered(30, 1), numbered(30, 1))
+    theirs, _ = twin.update_and_fetch(numbered(70, 1), numbered(70, 1))
+    assert positions(ours)[-2:] == [29, 30]
+    assert positions(theirs)[-2:] == [29, 70]
+    assert positions(third.state[0])[-1] == 29
+    assert positions(third.update_and_fetch(numbered(80, 1), numbered(80, 1))[0])[-2:] == [29, 80]
+    assert positions(ours)[-1] == 30
+    assert cache.offset == twin.offset == 31
+
+
+def test_a_cache_keeps_its_dtype() -> None:
+    cache = FullCache()
+    cache.update_and_fetch(numbered(0, 2).astype(mx.float16), numbered(0, 2).astype(mx.float16))
+    keys, values = cache.update_and_fetch(numbered(2, 1), numbered(2, 1))
+    assert keys.dtype == values.dtype == mx.float16
+    assert positions(keys) == [0, 1, 2]

@@ -18,10 +18,11 @@ import mlx.core as mx
 from . import plain
 from .native import load as _load
 from .packed import Packed
-from .plain import attend, dequantize_rows, gather_product, rms_norm, swiglu
+from .plain import dequantize_rows, gather_product, swiglu
 
 __all__ = [
     "Packed",
+    "append",
     "attend",
     "compute_dtype",
     "dequantize_rows",
@@ -32,6 +33,7 @@ __all__ = [
     "experts",
     "fuses",
     "gather_product",
+    "heads",
     "linear",
     "memory_limit",
     "native",
@@ -88,6 +90,94 @@ def exactly(wanted: bool = True) -> Iterator[None]:
         yield
     finally:
         _exact.reset(token)
+
+
+def rms_norm(x: mx.array, weight: mx.array, eps: float, *, training: bool = False) -> mx.array:
+    """RMSNorm in float32 including the multiplication by the weight, cast once at the end.
+
+    Args:
+        x: activations (..., hidden).
+        weight: (hidden,).
+        eps: added to the mean square.
+        training: whether a gradient is asked for; native kernels have none.
+    """
+    if _native_for(x, training):
+        normed: mx.array = _native_call("rms_norm", x, weight, eps)
+        return normed
+    return plain.rms_norm(x, weight, eps)
+
+
+def heads(
+    x: mx.array,
+    width: int,
+    rope: tuple[mx.array, mx.array] | None = None,
+    *,
+    cached: bool = False,
+    training: bool = False,
+) -> mx.array:
+    """Cut a projection into heads, and turn them by their positions.
+
+    Args:
+        x: (B, T, heads * width).
+        width: D.
+        rope: cosines and sines (T, D / 2) in float32; None leaves the heads as they are.
+        cached: whether these are keys or values, which native kernels keep in float16 unless `exact`: half the bytes,
+            rounded by at most 2^-11, and numbers beyond 65504 stay there.
+        training: see `rms_norm`.
+
+    Returns:
+        (B, heads, T, D).
+    """
+    if _native_for(x, training):
+        dtype = mx.float16 if cached and not exact() else mx.float32
+        parts: mx.array = _native_call("heads", x, width, *(rope or (None, None)), dtype)
+        return parts
+    return plain.heads(x, width, rope)
+
+
+def append(buffer: mx.array, fresh: mx.array, start: int) -> mx.array:
+    """Write (B, K, T, D) to the positions from `start` on of a buffer (B, K, room, D), and return the buffer.
+
+    Where it can this happens in place, so the old array must not be used any more, and no position be written twice;
+    see cache.py.
+    """
+    if native():
+        appended: mx.array = _native_call("append", buffer, fresh, start)
+        return appended
+    buffer[:, :, start : start + fresh.shape[2]] = fresh
+    return buffer
+
+
+def attend(
+    queries: mx.array,
+    keys: mx.array,
+    values: mx.array,
+    *,
+    scale: float,
+    sinks: mx.array,
+    window: int = 0,
+    training: bool = False,
+) -> mx.array:
+    """Causal attention with one learned sink per query head in the softmax's denominator.
+
+    Query t stands at key S - T + t. It sees that key and those before it, of these the last `window` if that is not 0.
+
+    Args:
+        queries: (B, H, T, D).
+        keys: (B, K, S, D); H is a multiple of K.
+        values: (B, K, S, D).
+        scale: factor on query-key products; the sinks are not scaled.
+        sinks: (H,).
+        window: keys that a query may see, itself included; 0 for all.
+        training: see `rms_norm`.
+
+    Returns:
+        (B, T, H * D).
+    """
+    if _native_for(queries, training):
+        mixed: mx.array = _native_call("attend", queries, keys, values, sinks, scale, window)
+        return mixed
+    return plain.attend(queries, keys, values, scale=scale, sinks=sinks, window=window)
 
 
 def linear(x: mx.array, weight: Packed, *, training: bool = False) -> mx.array:

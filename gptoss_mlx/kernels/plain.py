@@ -6,7 +6,10 @@ k experts per token.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import mlx.core as mx
+import numpy as np
 
 from ..quantization import Quantization
 from .packed import Packed
@@ -49,10 +52,34 @@ def route(logits: mx.array, k: int) -> tuple[mx.array, mx.array]:
     return chosen, mx.softmax(mx.take_along_axis(logits, chosen, axis=-1), axis=-1, precise=True)
 
 
+def heads(x: mx.array, width: int, rope: tuple[mx.array, mx.array] | None = None) -> mx.array:
+    """Cut a projection into heads, and turn them by their positions.
+
+    Args:
+        x: (B, T, heads * width).
+        width: D.
+        rope: cosines and sines (T, D / 2) in float32; None leaves the heads as they are.
+
+    Returns:
+        (B, heads, T, D) in the dtype of x.
+    """
+    parts = mx.unflatten(x, -1, (-1, width)).swapaxes(1, 2)
+    return parts if rope is None else rotate(parts, *rope)
+
+
+def rotate(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
+    """Rotate pairs (i, i + D/2) of the last axis of (B, heads, T, D) in float32, cast once at the end."""
+    first, second = mx.split(x.astype(mx.float32), 2, axis=-1)
+    turned = mx.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return turned.astype(x.dtype)
+
+
 def attend(
-    queries: mx.array, keys: mx.array, values: mx.array, *, scale: float, sinks: mx.array, mask: mx.array | str | None
+    queries: mx.array, keys: mx.array, values: mx.array, *, scale: float, sinks: mx.array, window: int = 0
 ) -> mx.array:
-    """Attention with one learned sink per query head in the softmax's denominator.
+    """Causal attention with one learned sink per query head in the softmax's denominator.
+
+    Query t stands at key S - T + t. It sees that key and those before it, of these the last `window` if that is not 0.
 
     Args:
         queries: (B, H, T, D).
@@ -60,14 +87,37 @@ def attend(
         values: (B, K, S, D).
         scale: factor on query-key products; the sinks are not scaled.
         sinks: (H,).
-        mask: boolean (T, S), "causal", or None where every key is allowed.
+        window: keys that a query may see, itself included; 0 for all.
 
     Returns:
-        (B, H, T, D) in the dtype of the queries.
+        (B, T, H * D) in the dtype of the queries.
     """
-    return mx.fast.scaled_dot_product_attention(
-        queries, keys, values, scale=scale, mask=mask, sinks=sinks.astype(queries.dtype)
+    out = mx.fast.scaled_dot_product_attention(
+        queries,
+        keys.astype(queries.dtype),
+        values.astype(queries.dtype),
+        scale=scale,
+        mask=_mask(queries.shape[2], keys.shape[2], window),
+        sinks=sinks.astype(queries.dtype),
     )
+    return out.swapaxes(1, 2).flatten(2)
+
+
+def _mask(tokens: int, keys: int, window: int) -> mx.array | str | None:
+    if window and keys > window:
+        return window_mask(tokens, keys, window)
+    return "causal" if tokens > 1 else None
+
+
+@lru_cache(maxsize=2)
+def window_mask(tokens: int, keys: int, window: int) -> mx.array:
+    """Which of the keys each of the last `tokens` positions may see: the `window` up to itself; boolean (T, S).
+
+    All sliding layers of a pass ask for the same one. It is built without MLX, so that it is no part of any graph.
+    """
+    query = np.arange(keys - tokens, keys)[:, None]
+    key = np.arange(keys)[None]
+    return mx.array((key <= query) & (key > query - window))
 
 
 def swiglu(gate: mx.array, up: mx.array, *, limit: float, alpha: float) -> mx.array:

@@ -24,7 +24,8 @@ class Append : public mx::Primitive {
         const int64_t from = fresh.shape(2) * token, to = buffer.shape(2) * token;  // bytes of one head
         const int64_t heads = int64_t(buffer.shape(0)) * buffer.shape(1);
         mx::cpu::get_command_encoder(stream()).dispatch(
-            [from, to, heads, in = fresh.data<uint8_t>(), out = outputs[0].data<uint8_t>() + start_ * token] {
+            [from, to, heads, dense = Dense(fresh), out = outputs[0].data<uint8_t>() + start_ * token]() mutable {
+                const auto* in = dense.get<uint8_t>();
                 parallel(heads, std::max<int64_t>(1, kPiece / std::max<int64_t>(1, from)),
                          [&](int64_t first, int64_t last) {
                              for (int64_t h = first; h < last; ++h) std::memcpy(out + h * to, in + h * from, from);
@@ -56,8 +57,7 @@ mx::array append(const mx::array& buffer, const mx::array& fresh, int start, mx:
         throw std::invalid_argument("append: room for " + std::to_string(fresh.shape(2)) + " tokens from " +
                                     std::to_string(start) + " on expected, " + std::to_string(buffer.shape(2)) +
                                     " found in all");
-    return mx::array(buffer.shape(), buffer.dtype(), std::make_shared<Append>(stream, start),
-                     {buffer, mx::contiguous(fresh, false, stream)});
+    return mx::array(buffer.shape(), buffer.dtype(), std::make_shared<Append>(stream, start), {buffer, fresh});
 }
 
 }  // namespace gptoss

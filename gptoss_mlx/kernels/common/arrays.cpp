@@ -1,7 +1,10 @@
 #include "common/arrays.h"
 
+#include <cstring>
 #include <sstream>
 #include <stdexcept>
+
+#include "mlx/backend/common/utils.h"
 
 namespace gptoss {
 namespace {
@@ -143,6 +146,22 @@ void check_weight(const std::string& what, const Weight& weight, int64_t cols, i
         wanted.pop_back();
         check_shape(what + " bias", *weight.bias, wanted);
     }
+}
+
+Dense::Dense(const mx::array& x)
+    : data_(x.data<uint8_t>()),
+      contiguous_(x.flags().row_contiguous),
+      size_(x.size()),
+      itemsize_(x.itemsize()),
+      shape_(x.shape()),
+      strides_(x.strides()) {}
+
+const uint8_t* Dense::copy() {
+    copied_.resize(size_ * itemsize_);
+    for (size_t i = 0; i < size_; ++i)
+        std::memcpy(&copied_[i * itemsize_], data_ + mx::elem_to_loc(i, shape_, strides_) * int64_t(itemsize_),
+                    itemsize_);
+    return copied_.data();
 }
 
 mx::array as_float32(const mx::array& x, mx::Stream stream) {

@@ -66,6 +66,29 @@ Number number_of(mx::Dtype dtype);
 // Refuse what is not float32, float16 or bfloat16.
 void check_floats(const std::string& name, mx::Dtype dtype);
 
+// An input's numbers one after the other: where they are, or copied if they lie in a view that has gaps. Cheaper than
+// mx::contiguous, which is an operation of its own even where it does nothing. Copying waits for get(), because the
+// numbers need not be there yet when a primitive is evaluated.
+class Dense {
+  public:
+    explicit Dense(const mx::array& x);
+
+    template <class T>
+    const T* get() {
+        return reinterpret_cast<const T*>(contiguous_ ? data_ : copy());
+    }
+
+  private:
+    const uint8_t* copy();
+
+    const uint8_t* data_;
+    bool contiguous_;
+    size_t size_, itemsize_;
+    mx::Shape shape_;
+    mx::Strides strides_;
+    std::vector<uint8_t> copied_;
+};
+
 // float32, rows one after the other.
 mx::array as_float32(const mx::array& x, mx::Stream stream);
 

@@ -19,8 +19,9 @@ class RmsNorm : public mx::Primitive {
         mx::array& out = outputs[0];
         out.set_data(mx::allocator::malloc(out.nbytes()));
         const int64_t width = inputs[1].size(), rows = width == 0 ? 0 : int64_t(out.size()) / width;
-        mx::cpu::get_command_encoder(stream()).dispatch([width, rows, eps = eps_, x = inputs[0].data<float>(),
-                                                         weight = inputs[1].data<float>(), y = out.data<float>()] {
+        mx::cpu::get_command_encoder(stream()).dispatch([width, rows, eps = eps_, numbers = Dense(inputs[0]),
+                                                         weights = Dense(inputs[1]), y = out.data<float>()]() mutable {
+            const float *x = numbers.get<float>(), *weight = weights.get<float>();
             parallel(rows, std::max<int64_t>(1, kPiece / std::max<int64_t>(1, width)),
                      [&](int64_t first, int64_t last) {
                          for (int64_t r = first; r < last; ++r)
@@ -50,7 +51,7 @@ mx::array rms_norm(const mx::array& x, const mx::array& weight, float eps, mx::S
         throw std::invalid_argument("rms_norm: one weight per number of a row expected");
     check_floats("x", x.dtype());
     return mx::array(x.shape(), mx::float32, std::make_shared<RmsNorm>(stream, eps),
-                     {as_float32(x, stream), as_float32(weight, stream)});
+                     {mx::astype(x, mx::float32, stream), mx::astype(weight, mx::float32, stream)});
 }
 
 }  // namespace gptoss

@@ -45,12 +45,15 @@ class Heads : public mx::Primitive {
         mx::array& out = outputs[0];
         out.set_data(mx::allocator::malloc(out.nbytes()));
         Call call{};
-        call.x = inputs[0].data<float>();
-        if (inputs.size() == 3) call.cos = inputs[1].data<float>(), call.sin = inputs[2].data<float>();
         call.out = out.data<uint8_t>();
         call.number = number_of(out.dtype());
         call.batch = out.shape(0), call.heads = out.shape(1), call.tokens = out.shape(2), call.width = out.shape(3);
-        mx::cpu::get_command_encoder(stream()).dispatch([call] { run(call); });
+        std::vector<Dense> dense(inputs.begin(), inputs.end());
+        mx::cpu::get_command_encoder(stream()).dispatch([call, dense]() mutable {
+            call.x = dense[0].get<float>();
+            if (dense.size() == 3) call.cos = dense[1].get<float>(), call.sin = dense[2].get<float>();
+            run(call);
+        });
     }
 
     void eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>&) override {
@@ -73,15 +76,15 @@ mx::array heads(const mx::array& x, int width, const std::optional<mx::array>& c
     const mx::Stream stream = mx::to_stream(s);
     if (x.ndim() != 3 || width < 1 || x.shape(2) % width != 0)
         throw std::invalid_argument("heads: (B, T, a multiple of " + std::to_string(width) + ") expected");
-    std::vector<mx::array> inputs = {as_float32(x, stream)};
+    std::vector<mx::array> inputs = {mx::astype(x, mx::float32, stream)};
     if (cos.has_value() != sin.has_value())
         throw std::invalid_argument("heads: cosines and sines expected, or neither");
     if (cos) {
         if (width % 2 != 0) throw std::invalid_argument("heads: an even width expected where pairs turn");
         check_table("cos", *cos, x.shape(1), width);
         check_table("sin", *sin, x.shape(1), width);
-        inputs.push_back(as_float32(*cos, stream));
-        inputs.push_back(as_float32(*sin, stream));
+        inputs.push_back(*cos);
+        inputs.push_back(*sin);
     }
     check_floats("heads", dtype);
     return mx::array({x.shape(0), x.shape(2) / width, x.shape(1), width}, dtype, std::make_shared<Heads>(stream),
