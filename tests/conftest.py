@@ -62,6 +62,16 @@ def native() -> Any:
     return kernels.extension
 
 
+@pytest.fixture(scope="module", params=kernels.extension.available_isas() if kernels.extension else ["none"])
+def forced(request: pytest.FixtureRequest, native: Any) -> Iterator[Any]:
+    """The compiled kernels, made to use each instruction set of this processor in turn."""
+    before = native.isa(), native.threads()
+    native.use_isa(request.param)
+    yield native
+    native.use_isa(before[0])
+    native.set_threads(before[1])
+
+
 @pytest.fixture(scope="session")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """One random model as "hf", "original", "bf16" and "mlx" (dense parts BF16). Do not change these folders."""

@@ -1,0 +1,186 @@
+"""Native attention against float64 NumPy: shapes, dtypes, windows, sinks, views, instruction sets, threads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from gptoss_mlx.kernels import plain
+
+DTYPES = (mx.float32, mx.float16, mx.bfloat16)
+PROMISED = 2e-6
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call: sizes as in `attend`, and how the arrays lie."""
+
+    batch: int = 1
+    kv_heads: int = 1
+    group: int = 8
+    tokens: int = 1
+    earlier: int = 0
+    width: int = 64
+    window: int = 0
+    dtype: mx.Dtype = mx.float32
+    seed: int = 0
+
+    @property
+    def arrays(self) -> tuple[mx.array, mx.array, mx.array, mx.array]:
+        """Queries, keys, values and sinks; keys and values are views of larger buffers that end in not-a-numbers."""
+        random = np.random.default_rng(self.seed)
+        heads, length = self.kv_heads * self.group, self.earlier + self.tokens
+        queries = mx.array(random.normal(size=(self.batch, heads, self.tokens, self.width)).astype(np.float32))
+        keys, values = (self._view(random.normal(size=(self.batch, self.kv_heads, length, self.width))) for _ in "kv")
+        return queries, keys, values, mx.array(random.normal(size=heads).astype(np.float32))
+
+    def _view(self, numbers: NDArray[np.float64]) -> mx.array:
+        length = numbers.shape[2]
+        buffer = np.full((*numbers.shape[:2], length + 5, self.width), np.nan, np.float32)
+        buffer[:, :, 2 : 2 + length] = numbers
+        return mx.array(buffer).astype(self.dtype)[:, :, 2 : 2 + length]
+
+
+CASES = st.builds(
+    Case,
+    batch=st.integers(1, 2),
+    kv_heads=st.integers(1, 3),
+    group=st.sampled_from([1, 2, 3, 5, 8, 9]),
+    tokens=st.integers(1, 40),
+    earlier=st.one_of(st.just(0), st.integers(0, 130), st.integers(500, 1100)),
+    width=st.sampled_from([2, 6, 16, 20, 33, 64, 72, 128]),
+    window=st.sampled_from([0, 1, 2, 16, 100, 128, 4096]),
+    dtype=st.sampled_from(DTYPES),
+    seed=st.integers(0, 99),
+)
+
+
+def exact(
+    queries: mx.array, keys: mx.array, values: mx.array, sinks: mx.array, scale: float, window: int
+) -> NDArray[np.float64]:
+    """The definition, in float64: (B, T, H * D)."""
+    q, k, v, s = (np.array(a.astype(mx.float32)).astype(np.float64) for a in (queries, keys, values, sinks))
+    (batch, heads, tokens, width), length = q.shape, k.shape[2]
+    k, v = (np.repeat(a, heads // k.shape[1], axis=1) for a in (k, v))
+    here, there = np.arange(length - tokens, length)[:, None], np.arange(length)[None]
+    seen = (there <= here) & (there > here - (window or length))
+    scores = np.where(seen, q @ k.swapaxes(-1, -2) * scale, -np.inf)
+    sink = s[None, :, None, None]
+    top = np.maximum(scores.max(-1, keepdims=True), sink)
+    shares = np.exp(scores - top)
+    out = shares @ v / (shares.sum(-1, keepdims=True) + np.exp(sink - top))
+    return np.asarray(out.swapaxes(1, 2).reshape(batch, tokens, heads * width))
+
+
+def error(found: mx.array, wanted: NDArray[np.float64]) -> float:
+    return float(np.linalg.norm(np.array(found) - wanted) / max(np.linalg.norm(wanted), 1e-30))
+
+
+@settings(max_examples=40)
+@given(case=CASES)
+def test_it_is_attention(case: Case, forced: Any) -> None:
+    arrays = case.arrays
+    assert error(forced.attend(*arrays, 0.25, case.window), exact(*arrays, 0.25, case.window)) < PROMISED
+
+
+@settings(max_examples=15)
+@given(case=CASES)
+def test_a_row_depends_on_itself_alone(case: Case, forced: Any) -> None:
+    """Not on the threads, nor on the rows beside it: token by token equals all at once, bit for bit."""
+    queries, keys, values, sinks = case.arrays
+    forced.set_threads(1)
+    whole = np.array(forced.attend(queries, keys, values, sinks, 0.25, case.window))
+    forced.set_threads(3)
+    np.testing.assert_array_equal(np.array(forced.attend(queries, keys, values, sinks, 0.25, case.window)), whole)
+    for t in {0, case.tokens // 2, case.tokens - 1}:
+        end = case.earlier + t + 1
+        one = forced.attend(queries[:, :, t : t + 1], keys[:, :, :end], values[:, :, :end], sinks, 0.25, case.window)
+        np.testing.assert_array_equal(np.array(one)[:, 0], whole[:, t])
+
+
+@pytest.mark.parametrize("case", [
+    Case(kv_heads=8, tokens=130, earlier=600, dtype=mx.float16),
+    Case(kv_heads=8, tokens=300, window=128, dtype=mx.float16),
+    Case(batch=3, kv_heads=2, group=4, tokens=1, earlier=2100, dtype=mx.bfloat16),
+])  # fmt: skip
+def test_the_shapes_of_the_real_model(case: Case, forced: Any) -> None:
+    arrays = case.arrays
+    assert error(forced.attend(*arrays, 0.125, case.window), exact(*arrays, 0.125, case.window)) < PROMISED
+
+
+@pytest.mark.parametrize("sink", [-np.inf, -1e30, -100.0, 0.0, 50.0])
+def test_sinks_of_any_size(sink: float, forced: Any) -> None:
+    queries, keys, values, sinks = Case(tokens=20, earlier=600).arrays
+    sinks = mx.full(sinks.shape, sink)
+    found = forced.attend(queries, keys, values, sinks, 0.25, 16)
+    wanted = exact(queries, keys, values, sinks, 0.25, 16)
+    np.testing.assert_allclose(np.array(found), wanted, atol=1e-5 * np.abs(wanted).max() + 1e-38)
+
+
+@pytest.mark.parametrize("sink", [1e4, 1e30, np.inf])
+def test_a_sink_that_takes_everything_leaves_nothing(sink: float, forced: Any) -> None:
+    queries, keys, values, sinks = Case(tokens=3, earlier=600).arrays
+    assert not np.array(forced.attend(queries, keys, values, mx.full(sinks.shape, sink), 0.25, 0)).any()
+
+
+@pytest.mark.parametrize("factor", [1e-20, 30.0, 1e4])
+def test_scores_of_any_size(factor: float, forced: Any) -> None:
+    queries, keys, values, sinks = Case(tokens=4, earlier=700).arrays
+    wanted = exact(queries * factor, keys, values, sinks, 0.25, 0)
+    assert error(forced.attend(queries * factor, keys, values, sinks, 0.25, 0), wanted) < 1e-3
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_views_of_any_kind(dtype: mx.Dtype, forced: Any) -> None:
+    """Every axis out of order or with gaps, the last one included; sinks and queries as well."""
+    queries, keys, values, sinks = Case(batch=2, kv_heads=2, tokens=9, earlier=100, dtype=dtype).arrays
+    wanted = exact(queries, keys, values, sinks, 0.25, 0)
+    mixed_sinks = mx.stack([sinks, sinks], axis=1)[:, 0]
+    for order in [(0, 2, 1, 3), (2, 1, 0, 3), (3, 2, 1, 0), (0, 1, 3, 2)]:
+        views = [mx.contiguous(a.transpose(order)).transpose(np.argsort(order).tolist()) for a in (queries, keys)]
+        assert error(forced.attend(*views, values, mixed_sinks, 0.25, 0), wanted) < PROMISED
+
+
+def test_keys_and_values_of_different_dtypes(forced: Any) -> None:
+    queries, keys, values, sinks = Case(tokens=5, earlier=80).arrays
+    keys, values = keys.astype(mx.float16), values.astype(mx.bfloat16)
+    assert error(forced.attend(queries, keys, values, sinks, 0.25, 0), exact(queries, keys, values, sinks, 0.25, 0)) < (
+        PROMISED
+    )
+
+
+@settings(max_examples=20)
+@given(case=CASES)
+def test_the_plain_form_is_the_same(case: Case, native: Any) -> None:
+    queries, keys, values, sinks = case.arrays
+    found = native.attend(queries, keys, values, sinks, 0.25, case.window)
+    wanted = plain.attend(queries, keys, values, scale=0.25, sinks=sinks, window=case.window)
+    assert error(found, np.array(wanted).astype(np.float64)) < 1e-5
+
+
+def shaped(*sizes: int) -> mx.array:
+    return mx.zeros(sizes)
+
+
+@pytest.mark.parametrize(("queries", "keys", "values", "sinks"), [
+    (shaped(1, 8, 1, 64), shaped(1, 3, 5, 64), shaped(1, 3, 5, 64), shaped(8)),
+    (shaped(1, 8, 1, 64), shaped(1, 2, 5, 64), shaped(1, 2, 6, 64), shaped(8)),
+    (shaped(1, 8, 6, 64), shaped(1, 2, 5, 64), shaped(1, 2, 5, 64), shaped(8)),
+    (shaped(2, 8, 1, 64), shaped(1, 2, 5, 64), shaped(1, 2, 5, 64), shaped(8)),
+    (shaped(1, 8, 1, 32), shaped(1, 2, 5, 64), shaped(1, 2, 5, 64), shaped(8)),
+    (shaped(1, 8, 1, 64), shaped(1, 2, 5, 64), shaped(1, 2, 5, 64), shaped(2)),
+    (shaped(8, 1, 64), shaped(1, 2, 5, 64), shaped(1, 2, 5, 64), shaped(8)),
+    (shaped(1, 8, 1, 64), shaped(1, 2, 5, 64).astype(mx.int32), shaped(1, 2, 5, 64), shaped(8)),
+])  # fmt: skip
+def test_it_refuses_what_does_not_fit(
+    queries: mx.array, keys: mx.array, values: mx.array, sinks: mx.array, native: Any
+) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        native.attend(queries, keys, values, sinks, 1.0, 0)
