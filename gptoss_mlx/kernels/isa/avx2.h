@@ -141,7 +141,7 @@ inline void store_i16(int16_t* p, F x) {
     const __m256i packed = _mm256_permute4x64_epi64(_mm256_packs_epi32(whole, whole), 0x08);
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(packed));
 }
-inline void transpose_codes(const int8_t* const* rows, int16_t* out, int64_t out_stride) {
+inline void transpose_codes(const int8_t* const* rows, int16_t* const* quarters, int64_t stride) {
     for (int part = 0; part < 2; ++part) {  // 8 dwords at a time
         __m256i r[8], t[8];
         for (int i = 0; i < 8; ++i) r[i] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(rows[i] + 32 * part));
@@ -160,10 +160,10 @@ inline void transpose_codes(const int8_t* const* rows, int16_t* out, int64_t out
             t[4 + i] = _mm256_permute2x128_si256(r[i], r[4 + i], 0x31);
         }
         for (int i = 0; i < 8; ++i) {
-            int16_t* to = out + (16 * part + 2 * i) * out_stride;
+            int16_t* to = quarters[2 * part + i / 4] + 2 * (i % 4) * stride;
             const __m256i even = _mm256_srai_epi16(_mm256_slli_epi16(t[i], 8), 8), odd = _mm256_srai_epi16(t[i], 8);
             _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), even);
-            _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + out_stride), odd);
+            _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + stride), odd);
         }
     }
 }

@@ -29,25 +29,16 @@ inline F abs(F a) { return _mm512_abs_ps(a); }
 inline F round(F a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 inline F scale2(F x, F n) { return _mm512_scalef_ps(x, n); }
 inline float sum(F x) { return _mm512_reduce_add_ps(x); }
-inline F sums(const F* x) {  // halves of two vectors change places and are added, until each lane holds a sum
-    F a[8], b[4], c[2];
+inline F sums(const F* x) {  // halves of two vectors are interleaved and added, until each lane holds a sum
+    F a[8], b[4];
     for (int i = 0; i < 8; ++i) {
-        const F kept = _mm512_mask_blend_ps(0xaaaa, x[2 * i], x[2 * i + 1]);
-        const F moved = _mm512_mask_blend_ps(0x5555, x[2 * i], x[2 * i + 1]);
-        a[i] = add(kept, _mm512_permute_ps(moved, 0xb1));
+        const F first = x[4 * (i % 4) + i / 4], second = x[4 * (i % 4) + i / 4 + 2];
+        a[i] = add(_mm512_unpacklo_ps(first, second), _mm512_unpackhi_ps(first, second));
     }
-    for (int i = 0; i < 4; ++i) {
-        const F kept = _mm512_mask_blend_ps(0xcccc, a[2 * i], a[2 * i + 1]);
-        const F moved = _mm512_mask_blend_ps(0x3333, a[2 * i], a[2 * i + 1]);
-        b[i] = add(kept, _mm512_permute_ps(moved, 0x4e));
-    }
-    for (int i = 0; i < 2; ++i) {
-        const F kept = _mm512_mask_blend_ps(0xf0f0, b[2 * i], b[2 * i + 1]);
-        const F moved = _mm512_mask_blend_ps(0x0f0f, b[2 * i], b[2 * i + 1]);
-        c[i] = add(kept, _mm512_shuffle_f32x4(moved, moved, 0xb1));
-    }
-    const F moved = _mm512_mask_blend_ps(0x00ff, c[0], c[1]);
-    return add(_mm512_mask_blend_ps(0xff00, c[0], c[1]), _mm512_shuffle_f32x4(moved, moved, 0x4e));
+    for (int i = 0; i < 4; ++i) b[i] = add(_mm512_unpacklo_ps(a[i], a[i + 4]), _mm512_unpackhi_ps(a[i], a[i + 4]));
+    const F c = add(_mm512_shuffle_f32x4(b[0], b[1], 0x88), _mm512_shuffle_f32x4(b[0], b[1], 0xdd));
+    const F d = add(_mm512_shuffle_f32x4(b[2], b[3], 0x88), _mm512_shuffle_f32x4(b[2], b[3], 0xdd));
+    return add(_mm512_shuffle_f32x4(c, d, 0x88), _mm512_shuffle_f32x4(c, d, 0xdd));
 }
 inline float largest(F x) { return _mm512_reduce_max_ps(x); }
 
@@ -137,9 +128,9 @@ inline void store_i16(int16_t* p, F x) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(x)));
 }
 
-// kLanes rows of 64 one-byte codes -> pairs for int_dot: out[dword][row][2], two pairs per dword of codes: its
-// bytes 0 and 2, then its bytes 1 and 3.
-inline void transpose_codes(const int8_t* const* rows, int16_t* out, int64_t out_stride) {
+// kLanes rows of 64 one-byte codes -> pairs for int_dot, [dword][row][2], two pairs per dword of codes: its bytes 0
+// and 2, then its bytes 1 and 3, `stride` apart. Four dwords each go to one of the four destinations.
+inline void transpose_codes(const int8_t* const* rows, int16_t* const* quarters, int64_t stride) {
     __m512i r[16], t[16];
     for (int i = 0; i < 16; ++i) r[i] = _mm512_loadu_si512(rows[i]);
     for (int i = 0; i < 16; i += 2) {
@@ -162,8 +153,9 @@ inline void transpose_codes(const int8_t* const* rows, int16_t* out, int64_t out
         t[12 + i] = _mm512_shuffle_i32x4(b, d, 0xdd);
     }
     for (int i = 0; i < 16; ++i) {
-        _mm512_storeu_si512(out + (2 * i) * out_stride, _mm512_srai_epi16(_mm512_slli_epi16(t[i], 8), 8));
-        _mm512_storeu_si512(out + (2 * i + 1) * out_stride, _mm512_srai_epi16(t[i], 8));
+        int16_t* to = quarters[i / 4] + 2 * (i % 4) * stride;
+        _mm512_storeu_si512(to, _mm512_srai_epi16(_mm512_slli_epi16(t[i], 8), 8));
+        _mm512_storeu_si512(to + stride, _mm512_srai_epi16(t[i], 8));
     }
 }
 

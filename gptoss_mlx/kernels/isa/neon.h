@@ -147,16 +147,16 @@ inline I int_dot(I sums, int16x8_t a, int16x8_t b) {
     return {vmlal_s16(sums.low, vget_low_s16(a), vget_low_s16(b)), vmlal_high_s16(sums.high, a, b)};
 }
 inline F int_to_float(I x) { return vcvtq_f32_s32(vpaddq_s32(x.low, x.high)); }
-inline void transpose_codes(const int8_t* const* rows, int16_t* out, int64_t out_stride) {
+inline void transpose_codes(const int8_t* const* rows, int16_t* const* quarters, int64_t stride) {
     for (int part = 0; part < 4; ++part) {  // 4 dwords at a time
         int8x16_t dwords[4];
         for (int i = 0; i < 4; ++i) dwords[i] = vld1q_s8(rows[i] + 16 * part);
         transpose_dwords(dwords);
         for (int i = 0; i < 4; ++i) {
-            int16_t* to = out + (8 * part + 2 * i) * out_stride;
+            int16_t* to = quarters[part] + 2 * i * stride;
             const int16x8_t both = vreinterpretq_s16_s8(dwords[i]);
             vst1q_s16(to, vshrq_n_s16(vshlq_n_s16(both, 8), 8));
-            vst1q_s16(to + out_stride, vshrq_n_s16(both, 8));
+            vst1q_s16(to + stride, vshrq_n_s16(both, 8));
         }
     }
 }

@@ -136,12 +136,12 @@ inline F int_to_float(I x) { return F{float(x[0]), float(x[1]), float(x[2]), flo
 inline void store_i16(int16_t* p, F x) {
     for (int i = 0; i < 4; ++i) p[i] = int16_t(std::nearbyint(x[i]));
 }
-inline void transpose_codes(const int8_t* const* rows, int16_t* out, int64_t out_stride) {
+inline void transpose_codes(const int8_t* const* rows, int16_t* const* quarters, int64_t stride) {
     for (int dword = 0; dword < 16; ++dword)
         for (int row = 0; row < kLanes; ++row) {
             const int8_t* codes = rows[row] + 4 * dword;
-            int16_t* even = out + 2 * dword * out_stride + 2 * row;
-            int16_t* odd = even + out_stride;
+            int16_t* even = quarters[dword / 4] + 2 * (dword % 4) * stride + 2 * row;
+            int16_t* odd = even + stride;
             even[0] = codes[0], even[1] = codes[2], odd[0] = codes[1], odd[1] = codes[3];
         }
 }

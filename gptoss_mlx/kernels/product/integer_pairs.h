@@ -63,7 +63,6 @@ inline void place_codes(const Matrix& matrix, int64_t first, Code* out) {
         const int64_t count = matrix.cols - chunk < kChunk ? matrix.cols - chunk : kChunk;
         for (int side = 0; side < 2; ++side) {
             alignas(64) int8_t codes[kLanes][kChunk];
-            alignas(64) int16_t pairs[2 * 16 * 2 * kLanes];
             const int8_t* rows[kLanes];
             for (int lane = 0; lane < kLanes; ++lane) {
                 const int64_t wanted = first + side * kLanes + lane;
@@ -72,12 +71,10 @@ inline void place_codes(const Matrix& matrix, int64_t first, Code* out) {
                 chunk_codes(matrix, matrix.codes + start, count, codes[lane]);
                 rows[lane] = codes[lane];
             }
-            transpose_codes(rows, pairs, 2 * kLanes);
             int16_t* to = out + chunk / 2 * kStrip * 2 + side * 2 * kLanes;
-            for (int position = 0; position < 16; ++position)
-                for (int pair = 0; pair < 2; ++pair)
-                    std::memcpy(to + (2 * position + pair) * kStrip * 2,
-                                pairs + (2 * word_at(nibbles, position) + pair) * 2 * kLanes, 4 * kLanes);
+            int16_t* quarters[4];
+            for (int q = 0; q < 4; ++q) quarters[q] = to + 2 * word_at(nibbles, 4 * q) * kStrip * 2;
+            transpose_codes(rows, quarters, kStrip * 2);
         }
     }
 }
@@ -85,9 +82,11 @@ inline void place_codes(const Matrix& matrix, int64_t first, Code* out) {
 // One group of a strip's codes times M rows of x: sums[m] are those of the strip's left and right half.
 template <int M>
 inline void group_sums(const Code* codes, const int16_t* const* x, int64_t count, I (*sums)[2]) {
+#pragma GCC unroll 8
     for (int m = 0; m < M; ++m) sums[m][0] = sums[m][1] = int_zero();
     for (int64_t p = 0; p < count / 2; ++p) {
         const auto left = int_load(codes + p * kStrip * 2), right = int_load(codes + p * kStrip * 2 + 2 * kLanes);
+#pragma GCC unroll 8
         for (int m = 0; m < M; ++m) {
             const auto pair = int_pair(x[m] + 2 * p);
             sums[m][0] = int_dot(sums[m][0], left, pair);

@@ -94,28 +94,34 @@ inline void unpack_strip(const Matrix& matrix, int64_t first, const Strip& strip
     place_codes(matrix, first, strip.codes);
 }
 
-// M rows of x times one strip.
-template <int M>
+// The sum of a row's values over one group.
+inline float together(const Rounded& x, int64_t group, int64_t size) {
+    float sum = 0;
+    for (int64_t part = group * size / 32; part < (group + 1) * size / 32; ++part) sum += x.sums[part];
+    return sum;
+}
+
+// M rows of x times one strip. Loops over constants are unrolled by request: sums that are indexed at run time would
+// leave their registers.
+template <int M, bool affine>
 inline void strip_tile(const Matrix& matrix, const Strip& strip, const Rounded* x, float* const* y, const float* bias) {
     alignas(64) float results[M][kStrip] = {};
-    const bool affine = matrix.biases != nullptr;
     const int64_t groups = matrix.cols / matrix.group;
     for (int64_t g = 0; g < groups; ++g) {
         I sums[M][2];
         const int16_t* values[M];
         for (int m = 0; m < M; ++m) values[m] = x[m].values + g * matrix.group;
         group_sums<M>(strip.codes + g * matrix.group * kStrip, values, matrix.group, sums);
-        for (int side = 0; side < 2; ++side) {
-            const F scale = load(strip.scales + g * kStrip + side * kLanes);
-            for (int m = 0; m < M; ++m) {
+        const F scales[2] = {load(strip.scales + g * kStrip), load(strip.scales + g * kStrip + kLanes)};
+#pragma GCC unroll 8
+        for (int m = 0; m < M; ++m) {
+            F offset = zero();
+            if constexpr (affine) offset = set1(together(x[m], g, matrix.group));
+#pragma GCC unroll 2
+            for (int side = 0; side < 2; ++side) {
                 float* result = results[m] + side * kLanes;
-                F sum = fma(int_to_float(sums[m][side]), scale, load(result));
-                if (affine) {
-                    float together = 0;
-                    for (int64_t part = g * matrix.group / 32; part < (g + 1) * matrix.group / 32; ++part)
-                        together += x[m].sums[part];
-                    sum = fma(load(strip.biases + g * kStrip + side * kLanes), set1(together), sum);
-                }
+                F sum = fma(int_to_float(sums[m][side]), scales[side], load(result));
+                if constexpr (affine) sum = fma(load(strip.biases + g * kStrip + side * kLanes), offset, sum);
                 store(result, sum);
             }
         }
@@ -129,8 +135,9 @@ template <int M>
 inline void rest_tile(int64_t count, const Matrix& matrix, const Strip& strip, const Rounded* x, float* const* y,
                       const float* bias) {
     if constexpr (M > 0) {
-        if (count == M) return strip_tile<M>(matrix, strip, x, y, bias);
-        rest_tile<M - 1>(count, matrix, strip, x, y, bias);
+        if (count != M) return rest_tile<M - 1>(count, matrix, strip, x, y, bias);
+        if (matrix.biases != nullptr) return strip_tile<M, true>(matrix, strip, x, y, bias);
+        strip_tile<M, false>(matrix, strip, x, y, bias);
     }
 }
 
