@@ -15,6 +15,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from ..errors import GptOssError
 from . import plain
 from .native import load as _load
 from .packed import Packed
@@ -58,12 +59,20 @@ def compute_dtype() -> mx.Dtype:
 
 
 extension, why_off = _load()
-"""The compiled kernels, or None and the reason in words."""
+"""The compiled kernels, or None and the reason in words; see `native.load` for when both are there."""
 
 
 def native() -> bool:
-    """Whether compiled CPU kernels are active: they are there, and MLX's default device is the CPU."""
-    return extension is not None and not on_gpu()
+    """Whether compiled CPU kernels are active: they are there, and MLX's default device is the CPU.
+
+    Raises:
+        GptOssError: GPTOSS_ISA or GPTOSS_NUM_THREADS asks for something that is not to be had.
+    """
+    if extension is None or on_gpu():
+        return False
+    if why_off:
+        raise GptOssError(why_off)
+    return True
 
 
 _exact = ContextVar("exact", default=os.environ.get("GPTOSS_EXACT") == "1")
@@ -267,7 +276,7 @@ def describe() -> str:
     """One line for `gptoss-mlx info`: what runs the hot operations here."""
     if on_gpu():
         return f"MLX's GPU kernels on {device_name()}, activations in bfloat16"
-    if extension is None:
+    if not native() or extension is None:
         return f"MLX's portable CPU operations, activations in float32; native kernels are off: {why_off}"
     return f"native CPU kernels ({extension.isa_words()}, {extension.threads()} threads)"
 

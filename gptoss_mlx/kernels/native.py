@@ -16,8 +16,6 @@ from types import ModuleType
 
 import mlx.core as mx
 
-from ..errors import GptOssError
-
 INTERFACE = 2
 """What this Python code expects of the extension; CMakeLists.txt states the same number."""
 
@@ -30,8 +28,8 @@ REBUILD = "run `pip install --force-reinstall --no-deps gptoss-mlx` with a C++20
 def load() -> tuple[ModuleType | None, str]:
     """The extension, or None and the reason in words.
 
-    Raises:
-        GptOssError: GPTOSS_ISA or GPTOSS_NUM_THREADS asks for something that is not to be had.
+    Both mean that GPTOSS_ISA or GPTOSS_NUM_THREADS asks for what is not to be had. That is no reason to go on
+    without, but raised here it would keep the package from being imported.
     """
     if os.environ.get(OFF) == "0":
         return None, f"turned off by {OFF}=0"
@@ -45,7 +43,7 @@ def load() -> tuple[ModuleType | None, str]:
     except ImportError as error:
         return None, f"{path.name} does not load with mlx {_mlx_version()} ({error}); {REBUILD}"
     reason = _mismatch(module)
-    return (None, reason) if reason else (module, "")
+    return (None, reason) if reason else (module, _refusal(module))
 
 
 def _find() -> Path | None:
@@ -79,14 +77,19 @@ def _mismatch(module: ModuleType) -> str:
         return f"built from other sources (interface {module.interface}, {INTERFACE} expected); {REBUILD}"
     if module.mlx_version != _mlx_version():
         return f"built for mlx {module.mlx_version}, {_mlx_version()} found; {REBUILD}"
-    try:
-        module.isa(), module.threads()
-    except ValueError as error:
-        raise GptOssError(str(error)) from None
     try:  # an extension whose nanobind is not mlx's imports, and refuses every array
         module.route(mx.zeros((1, 1)), 1)
     except TypeError:
         return f"built with another nanobind than mlx {_mlx_version()}; {REBUILD}"
+    return ""
+
+
+def _refusal(module: ModuleType) -> str:
+    """What is wrong with the settings that the extension takes from the environment, or nothing."""
+    try:
+        module.isa(), module.threads()
+    except ValueError as error:
+        return str(error)
     return ""
 
 

@@ -117,7 +117,8 @@ void check_weight(const std::string& what, const Weight& weight, int64_t cols, i
     if (int(codes.ndim()) != leading + 2)
         throw std::invalid_argument(what + ": " + std::to_string(leading + 2) + " axes expected, shape " +
                                     words(codes.shape()) + " found");
-    const bool plain = weight.group == 0;
+    const bool plain = bits_of(weight.format) >= 16;
+    if (plain && weight.group != 0) throw std::invalid_argument(what + ": a plain weight has no groups");
     if (!plain && codes.dtype() != mx::uint32) throw std::invalid_argument(what + ": packed weights are uint32");
     mx::Shape wanted = codes.shape();
     wanted.back() = mx::ShapeElem(plain ? cols : cols * bits_of(weight.format) / 32);
@@ -126,7 +127,7 @@ void check_weight(const std::string& what, const Weight& weight, int64_t cols, i
         const bool affine = weight.format != Format::kMxfp4 && weight.format != Format::kMxfp8;
         const bool known =
             affine ? weight.group == 32 || weight.group == 64 || weight.group == 128 : weight.group == 32;
-        if (!known || cols % weight.group != 0)
+        if (!known || cols < 1 || cols % weight.group != 0)
             throw std::invalid_argument(what + ": no native product for groups of " + std::to_string(weight.group) +
                                         " in rows of " + std::to_string(cols));
         if (!weight.scales || affine != weight.biases.has_value())

@@ -31,7 +31,7 @@ struct Plan {
 Plan plan(const uint32_t* chosen, const float* shares, int64_t tokens, int64_t k, int64_t experts) {
     std::vector<std::vector<Pair>> by_expert(experts);
     for (int64_t i = 0; i < tokens * k; ++i) {
-        if (chosen[i] >= experts) continue;  // refused by the caller's check; never read out of bounds
+        if (chosen[i] >= experts) continue;  // there is no such expert: it adds nothing
         by_expert[chosen[i]].push_back({i / k, shares[i]});
     }
     Plan found;
@@ -206,8 +206,10 @@ mx::array experts(const mx::array& x, const mx::array& chosen, const mx::array& 
                   const Weight& up, const Weight& down, float limit, float alpha, Precision precision,
                   mx::StreamOrDevice s) {
     const mx::Stream stream = mx::to_stream(s);
-    if (x.ndim() < 1 || chosen.ndim() != x.ndim() || chosen.shape() != shares.shape())
-        throw std::invalid_argument("chosen and shares: one shape with as many axes as x expected");
+    if (x.ndim() < 1 || x.shape(-1) < 1) throw std::invalid_argument("x: at least one axis and one column expected");
+    if (chosen.ndim() != x.ndim() || chosen.shape() != shares.shape() ||
+        !std::equal(x.shape().begin(), x.shape().end() - 1, chosen.shape().begin()))
+        throw std::invalid_argument("chosen and shares: one shape expected, that of x but for the last axis");
     check_weight("gate", gate, x.shape(-1), 1);
     check_weight("up", up, x.shape(-1), 1);
     check_weight("down", down, gate.weight.shape(-2), 1);

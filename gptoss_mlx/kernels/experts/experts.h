@@ -13,7 +13,7 @@ namespace gptoss {
 std::pair<mx::array, mx::array> route(const mx::array& logits, int k, mx::StreamOrDevice s = {});
 
 // sum over j of shares[..., j] * expert chosen[..., j] of x, where an expert is down(swiglu(gate(x), up(x))).
-// x (..., hidden); chosen (..., k) integers; shares (..., k) -> (..., hidden) in float32. 
+// x (..., hidden); chosen (..., k) integers; shares (..., k) -> (..., hidden) in float32.
 mx::array experts(const mx::array& x, const mx::array& chosen, const mx::array& shares, const Weight& gate,
                   const Weight& up, const Weight& down, float limit, float alpha, Precision precision,
                   mx::StreamOrDevice s = {});

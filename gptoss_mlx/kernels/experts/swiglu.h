@@ -6,8 +6,8 @@
 namespace gptoss::GPTOSS_ISA {
 
 inline F swiglu(F gate, F up, F limit, F alpha) {
-    const F capped = min(gate, limit);
-    const F shifted = add(max(min(up, limit), sub(zero(), limit)), set1(1.0f));
+    const F capped = min(limit, gate);  // the second of two numbers comes out where one is NaN
+    const F shifted = add(max(sub(zero(), limit), min(limit, up)), set1(1.0f));
     const F sigmoid = div(set1(1.0f), add(set1(1.0f), exp(sub(zero(), mul(alpha, capped)))));
     return mul(mul(capped, sigmoid), shifted);
 }

@@ -12,6 +12,7 @@
 #else
 #include "product/integer_pairs.h"
 #endif
+#include "product/rounding.h"
 
 namespace gptoss::GPTOSS_ISA {
 
@@ -38,14 +39,14 @@ inline int64_t rounded_bytes(int64_t cols, int) { return head_bytes(cols) + 2 * 
 
 inline void round_row(Format format, int, const float* x, int64_t cols, uint8_t* out) {
     const Rounded row = rounded_at(out, cols);
-    F high = zero();
-    int64_t i = 0;
-    for (; i + kLanes <= cols; i += kLanes) high = max(high, abs(load(x + i)));
-    float top = largest(high);
-    for (; i < cols; ++i) top = top < x[i] ? x[i] : top < -x[i] ? -x[i] : top;
-    const float scale = top / 32512.0f;
-    const F inverse = set1(scale > 0 ? 1.0f / scale : 0.0f);
+    const float scale = rounding_step(x, cols);
+    const F inverse = set1(1.0f / scale);
     *row.scale = scale;
+    if (scale != scale) {
+        std::memset(row.sums, 0, padded(cols, kChunk) / 32 * sizeof(float));
+        std::memset(row.values, 0, padded(cols, kChunk) * sizeof(int16_t));
+        return;
+    }
     for (int64_t chunk = 0; chunk < cols; chunk += kChunk) {
         alignas(64) float values[kChunk] = {};
         alignas(64) int16_t whole[kChunk];

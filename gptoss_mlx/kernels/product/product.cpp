@@ -53,7 +53,7 @@ class Product : public CpuPrimitive {
 
 mx::array product(const mx::array& x, const Weight& weight, Precision precision, mx::StreamOrDevice s) {
     const mx::Stream stream = mx::to_stream(s);
-    if (x.ndim() < 1) throw std::invalid_argument("x: at least one axis expected");
+    if (x.ndim() < 1 || x.shape(-1) < 1) throw std::invalid_argument("x: at least one axis and one column expected");
     check_weight("weight", weight, x.shape(-1), 0);
     std::vector<mx::array> inputs = {as_float32(x, stream)};
     weight.append_to(inputs, stream);

@@ -8,6 +8,7 @@
 #pragma once
 
 #include "product/float_product.h"
+#include "product/rounding.h"
 
 namespace gptoss::GPTOSS_ISA {
 
@@ -36,18 +37,6 @@ inline Split split_at(const uint8_t* p, int64_t cols, int group) {
     return {floats[0], floats + 16, high, high + padded(cols, kSplitPad)};
 }
 
-inline float largest_magnitude(const float* x, int64_t count) {
-    F high = zero();
-    int64_t i = 0;
-    for (; i + kLanes <= count; i += kLanes) high = max(high, abs(load(x + i)));
-    float top = largest(high);
-    for (; i < count; ++i) {
-        const float magnitude = x[i] < 0 ? -x[i] : x[i];
-        top = top < magnitude ? magnitude : top;
-    }
-    return top;
-}
-
 // 128 rounded values to high and low bytes; nibble formats take even values first, as their codes unpack.
 inline void split_values(const int16_t* whole, bool nibbles, int8_t* high, int8_t* low) {
     for (int part = 0; part < 2; ++part) {
@@ -72,13 +61,15 @@ inline void split_values(const int16_t* whole, bool nibbles, int8_t* high, int8_
 }
 
 inline void split_row(Format format, int group, const float* x, int64_t cols, uint8_t* out) {
-    const float scale = largest_magnitude(x, cols) / 32512.0f;  // so that the high byte stays within 127
-    const F inverse = set1(scale > 0 ? 1.0f / scale : 0.0f);
+    const float scale = rounding_step(x, cols);
+    const F inverse = set1(1.0f / scale);
     auto* floats = reinterpret_cast<float*>(out);
     auto* high = reinterpret_cast<int8_t*>(out + split_head(cols, group));
     auto* low = high + padded(cols, kSplitPad);
-    std::memset(floats, 0, split_head(cols, group));
+    const bool finite = scale == scale;
+    std::memset(out, 0, finite ? split_head(cols, group) : split_bytes(cols, group));
     floats[0] = scale;
+    if (!finite) return;
     for (int64_t start = 0; start < cols; start += kSplitPad) {
         alignas(64) float values[kSplitPad] = {};
         alignas(64) int16_t whole[kSplitPad];

@@ -1,0 +1,29 @@
+// How rows of activations are rounded to 16 bits, for both of the integer forms of products.
+#pragma once
+
+#include "isa/simd.h"
+
+namespace gptoss::GPTOSS_ISA {
+
+// What one step of a row's 16-bit values is worth: its largest magnitude / 32512, so that the high byte of a value
+// stays within 127. At least the smallest normal number, whose inverse is finite, and NaN if the row holds a NaN or
+// an infinity: these must not become numbers, so that such a row's results are all NaN.
+inline float rounding_step(const float* x, int64_t count) {
+    F high = zero(), spoilt = zero();
+    int64_t i = 0;
+    for (; i + kLanes <= count; i += kLanes) {
+        const F some = load(x + i);
+        high = max(high, abs(some));
+        spoilt = fma(some, zero(), spoilt);  // 0 if all are finite
+    }
+    float top = largest(high), rest = sum(spoilt);
+    for (; i < count; ++i) {
+        const float magnitude = x[i] < 0 ? -x[i] : x[i];
+        top = top < magnitude ? magnitude : top;
+        rest += x[i] * 0.0f;
+    }
+    const float step = top / 32512.0f;
+    return (step < 0x1p-126f ? 0x1p-126f : step) + rest;
+}
+
+}  // namespace gptoss::GPTOSS_ISA
