@@ -92,6 +92,9 @@ inline void unpack_strip(const Matrix& matrix, int64_t first, const Strip& strip
             if (affine) strip.biases[g * kStrip + lane] = row_scales[groups + g] + middle * scale;
         }
     }
+    const int64_t end = first + kStrip < matrix.rows ? first + kStrip : matrix.rows;
+    for (int64_t at = first * matrix.row_bytes; at < end * matrix.row_bytes; at += 64)
+        __builtin_prefetch(matrix.codes + at, 0, 2);  // in order: place_codes() hops from row to row
     place_codes(matrix, first, strip.codes);
 }
 

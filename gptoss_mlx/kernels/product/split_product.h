@@ -85,8 +85,8 @@ inline void split_row(Format format, int group, const float* x, int64_t cols, ui
 }
 
 // sum + products of 4 bytes each, by hand: compilers copy the sums before and after.
-inline __m512i byte_dot(__m512i sum, __m512i codes, const int8_t* x) {
-    asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(codes), "m"(*reinterpret_cast<const __m512i_u*>(x)));
+inline __m512i byte_dot(__m512i sum, __m512i codes, __m512i x) {
+    asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(codes), "v"(x));
     return sum;
 }
 
@@ -136,68 +136,74 @@ inline void span_scales(const Matrix& matrix, int64_t first, __mmask16 mask, F& 
 template <bool nibbles>
 inline __m512i load_ahead(const uint8_t* p) {
     if constexpr (nibbles) _mm_prefetch(reinterpret_cast<const char*>(p + kAhead), _MM_HINT_T0);
-    return _mm512_loadu_si512(p);
+    __m512i raw = _mm512_loadu_si512(p);
+    asm("" : "+v"(raw));  // one load: compilers would repeat it for each use
+    return raw;
 }
 
-template <Format format, int group, int M>
-inline void add_vector(__m512i raw, const int32_t* lanes, F scales, const Split* x, int64_t start, F* sums) {
-    const F scale = _mm512_permutexvar_ps(_mm512_load_si512(lanes), scales);
-    if constexpr (format == Format::kAffine8) {
-        for (int m = 0; m < M; ++m) {
-            __m512i sum = byte_dot(_mm512_setzero_si512(), raw, x[m].high + start);
-            sum = byte_dot(_mm512_slli_epi32(sum, 8), raw, x[m].low + start);
-            sums[m] = fma(_mm512_cvtepi32_ps(sum), scale, sums[m]);
-        }
-        return;
-    }
+// One vector of codes as unsigned bytes: even and odd nibbles, or the bytes themselves in the first.
+template <Format format>
+inline void unpack(__m512i raw, __m512i* codes) {
+    codes[0] = raw;
+    if constexpr (format == Format::kAffine8) return;
     const __m512i mask = _mm512_set1_epi8(15);
-    __m512i even = _mm512_and_si512(raw, mask), odd = _mm512_and_si512(_mm512_srli_epi16(raw, 4), mask);
+    codes[0] = _mm512_and_si512(raw, mask);
+    codes[1] = _mm512_and_si512(_mm512_srli_epi16(raw, 4), mask);
     if constexpr (format == Format::kMxfp4) {
         const __m128i values = _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0);
         const __m512i table = _mm512_broadcast_i32x4(values);
-        even = _mm512_shuffle_epi8(table, even);
-        odd = _mm512_shuffle_epi8(table, odd);
+        codes[0] = _mm512_shuffle_epi8(table, codes[0]);
+        codes[1] = _mm512_shuffle_epi8(table, codes[1]);
     }
+}
+
+// What one vector of codes adds to the sums of M rows of activations.
+template <Format format, int M>
+inline void add_vector(__m512i raw, F scales, const int32_t* lanes, const Split* x, int64_t start, F* sums) {
+    constexpr int kParts = format == Format::kAffine8 ? 1 : 2;
+    __m512i codes[2];
+    unpack<format>(raw, codes);
+    const F scale = _mm512_permutexvar_ps(_mm512_load_si512(lanes), scales);
+#pragma GCC unroll 4
     for (int m = 0; m < M; ++m) {
         const int8_t *high = x[m].high + start, *low = x[m].low + start;
-        __m512i sum = byte_dot(byte_dot(_mm512_setzero_si512(), even, high), odd, high + 64);
-        sum = byte_dot(byte_dot(_mm512_slli_epi32(sum, 8), even, low), odd, low + 64);
+        __m512i sum = _mm512_setzero_si512();
+#pragma GCC unroll 2
+        for (int part = 0; part < kParts; ++part) sum = byte_dot(sum, codes[part], _mm512_load_si512(high + 64 * part));
+        sum = _mm512_slli_epi32(sum, 8);
+#pragma GCC unroll 2
+        for (int part = 0; part < kParts; ++part) sum = byte_dot(sum, codes[part], _mm512_load_si512(low + 64 * part));
         sums[m] = fma(_mm512_cvtepi32_ps(sum), scale, sums[m]);
     }
 }
 
+// y[m] of row n. Rows are not taken two at a time, though that would halve the loads of activations: reading memory
+// in order is worth more.
 template <Format format, int group, int M>
 inline void split_dot(const Matrix& matrix, int64_t n, const Split* x, float* y) {
     using Shape = Span<format, group>;
-    const auto& shape = kSpanOf<format, group>;
+    constexpr int kVectorBytes = 64, kCodes = Shape::kCodes;
     const uint8_t* codes = matrix.codes + n * matrix.row_bytes;
     const int64_t groups = matrix.cols / group;
-    F first[M], second[M], rest[M];
-    for (int m = 0; m < M; ++m) first[m] = second[m] = rest[m] = zero();
+    F sums[M], rest[M];
+    for (int m = 0; m < M; ++m) sums[m] = rest[m] = zero();
     for (int64_t g = 0; g < groups; g += 16) {
-        const bool whole = g + 16 <= groups;
-        const auto mask = __mmask16(whole ? 0xffff : (1u << (groups - g)) - 1);
+        const int64_t have = groups - g < 16 ? groups - g : 16;
         F scales, offsets;
-        span_scales<format>(matrix, n * groups + g, mask, scales, offsets);
+        span_scales<format>(matrix, n * groups + g, __mmask16((1u << have) - 1), scales, offsets);
         for (int m = 0; m < M; ++m) rest[m] = fma(offsets, load(x[m].sums + g), rest[m]);
-        const uint8_t* p = codes + g * group * (Shape::kNibbles ? 1 : 2) / 2;
-        const int64_t start = g * group;
-        if (whole) {
-            for (int v = 0; v < Shape::kVectorsOfSpan; ++v)
-                add_vector<format, group, M>(load_ahead<Shape::kNibbles>(p + 64 * v), shape.lanes[v], scales, x,
-                                             start + v * Shape::kCodes, v % 2 ? second : first);
-            continue;
+        const uint8_t* p = codes + g * group * kVectorBytes / kCodes;
+        const uint8_t* end = p + have * group * kVectorBytes / kCodes;
+        int64_t start = g * group;
+        const int32_t* lanes = kSpanOf<format, group>.lanes[0];
+        for (; p + kVectorBytes <= end; p += kVectorBytes, start += kCodes, lanes += 16)
+            add_vector<format, M>(load_ahead<Shape::kNibbles>(p), scales, lanes, x, start, sums);
+        if (p < end) {  // activations are 0 beyond the end
+            const __m512i raw = _mm512_maskz_loadu_epi8((1ull << (end - p)) - 1, p);
+            add_vector<format, M>(raw, scales, lanes, x, start, sums);
         }
-        const int64_t bytes = (groups - g) * group * (Shape::kNibbles ? 1 : 2) / 2;
-        int v = 0;
-        for (; (v + 1) * 64 <= bytes; ++v)
-            add_vector<format, group, M>(load_ahead<Shape::kNibbles>(p + 64 * v), shape.lanes[v], scales, x,
-                                         start + v * Shape::kCodes, first);
-        if (bytes % 64 != 0)  // activations are 0 beyond the end
-            add_vector<format, group, M>(_mm512_maskz_loadu_epi8((1ull << bytes % 64) - 1, p + 64 * v), shape.lanes[v],
-                                         scales, x, start + v * Shape::kCodes, first);
     }
-    for (int m = 0; m < M; ++m) y[m] = sum(add(add(first[m], second[m]), rest[m]));
+    for (int m = 0; m < M; ++m) y[m] = sum(add(sums[m], rest[m]));
 }
 
 template <Format format, int group, int M>
