@@ -7,6 +7,8 @@
 #include "product/integer_product.h"
 #ifdef GPTOSS_AVX512
 #include "product/split_product.h"
+#elif defined(GPTOSS_BYTES)
+#include "product/split_dotprod.h"
 #else
 #include "product/no_split.h"
 #endif
