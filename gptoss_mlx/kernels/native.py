@@ -22,7 +22,7 @@ INTERFACE = 2
 OFF = "GPTOSS_NATIVE"
 """The environment variable that turns the kernels off when it is 0."""
 
-REBUILD = "run `pip install --force-reinstall --no-deps gptoss-mlx` with a C++20 compiler at hand"
+REBUILD = "install a C++20 compiler (g++ 11, clang 14 or newer) and repeat `pip install --force-reinstall --no-deps .`"
 
 
 def load() -> tuple[ModuleType | None, str]:
