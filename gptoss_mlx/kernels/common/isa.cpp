@@ -4,7 +4,9 @@
 
 #include "common/kernels.h"
 
-#if defined(__aarch64__)
+#if defined(__x86_64__)
+#include <cpuid.h>
+#elif defined(__aarch64__)
 #include <sys/auxv.h>
 #ifndef HWCAP_ASIMDDP
 #define HWCAP_ASIMDDP (1 << 20)
@@ -17,6 +19,13 @@
 namespace gptoss {
 namespace {
 
+#if defined(__x86_64__)
+bool has_f16c() {  // older compilers cannot ask for this one by name
+    unsigned a, b, c = 0, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+#endif
+
 std::vector<const Kernels*> runnable() {
     std::vector<const Kernels*> sets;
 #if defined(__x86_64__)
@@ -24,8 +33,7 @@ std::vector<const Kernels*> runnable() {
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni"))
         sets.push_back(&avx512_kernels());
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"))
-        sets.push_back(&avx2_kernels());
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c()) sets.push_back(&avx2_kernels());
 #elif defined(__aarch64__)
     const unsigned long first = getauxval(AT_HWCAP), second = getauxval(AT_HWCAP2);
     if ((first & HWCAP_ASIMDDP) && (second & HWCAP2_I8MM)) sets.push_back(&i8mm_kernels());

@@ -20,8 +20,8 @@ inline Kernels make_set(const char* name, const char* words) {
     return Kernels{
         name,
         words,
-        {arrange, product, product_scratch, has_split, split_bytes, split_row, split_product, kStrip,
-         has_integer, rounded_bytes, round_row, strip_product, strip_scratch},
+        {arrange, product, product_scratch, has_split, split_bytes, split_row, split_product, kStrip, has_integer,
+         rounded_bytes, round_row, strip_product, strip_scratch},
         swiglu_row,
         {tile_floats, attention_space, attend_split, begin_tile, fold_tile, finish_row},
         norm_row,

@@ -8,8 +8,8 @@ compiler=$1 folder=$2
 shift 2
 here=$(cd "$(dirname "$0")" && pwd)
 kernels=$here/../../../gptoss_mlx/kernels
-common=(-std=c++20 -Wall -Wextra -Wno-psabi -Wno-uninitialized -Wno-maybe-uninitialized -fno-math-errno "-I$kernels"
-  "-I$here" "$@")
+common=(-std=c++20 -Wall -Wextra -Wno-psabi -Wno-uninitialized -Wno-maybe-uninitialized -Wno-unknown-warning-option
+  -fno-math-errno "-I$kernels" "-I$here" "$@")
 
 compile() {
   local object=$1 source=$2
