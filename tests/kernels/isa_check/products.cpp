@@ -83,7 +83,7 @@ std::vector<double> rounded(const std::vector<float>& x, int64_t cols) {
     for (size_t row = 0; row < x.size(); row += cols) {
         float top = 0;
         for (int64_t i = 0; i < cols; ++i) top = std::max(top, std::abs(x[row + i]));
-        const float scale = top / 32512.0f, inverse = scale > 0 ? 1.0f / scale : 0.0f;
+        const float scale = std::max(top / 32512.0f, 0x1p-126f), inverse = 1.0f / scale;
         for (int64_t i = 0; i < cols; ++i) {
             volatile const float multiple = x[row + i] * inverse;
             out.push_back(double(std::nearbyint(multiple)) * scale);
@@ -138,6 +138,7 @@ std::vector<float> activations(Random& random, int64_t count, int64_t cols, Rang
     if (count > 2)
         for (int64_t i = 0; i < cols; ++i) x[2 * cols + i] = 0.0f;  // a row of nothing
     if (count > 3) x[3 * cols + random.below(uint32_t(cols))] = 100 * size;
+    for (int64_t i = 0; count > 4 && i < cols; ++i) x[4 * cols + i] *= 1e-35f;  // steps below the normal numbers
     return x;
 }
 
@@ -179,6 +180,25 @@ void check_packed(Count& count, Record& record, Random& random, Format format, N
                      range);
 }
 
+// A row with a number that is not finite has no finite results; the row beside it is as it was.
+void check_spoilt(Count& count, Random& random, Format format, float spoilt) {
+    const ProductKernels& set = kernels().product;
+    const Weights weights = random_weights(random, format, Number::kFloat16, 32, 20, 96, Range::kUsual);
+    std::vector<float> x = random.floats(2 * 96, -1, 1);
+    const std::vector<float> beside(x.begin() + 96, x.end());
+    x[random.below(96)] = spoilt;
+    for (Form form : {float_form, split_form, strip_form}) {
+        if (form == split_form && !set.has_split(format, 32)) continue;
+        if (form == strip_form && !set.has_integer(format, 32)) continue;
+        const Results all = form(weights.matrix, x.data(), 2, 0, 20);
+        const Results one = form(weights.matrix, beside.data(), 1, 0, 20);
+        // An infinity times the code 0 is no number, times others an infinity; rounded, both spoil the row.
+        for (int n = 0; n < 20; ++n)
+            count.expect(form == float_form ? !std::isfinite(all[n]) : std::isnan(all[n]), "a row of no numbers");
+        count.expect(same_bits({all.begin() + 20, all.end()}, one), "a row beside one of no numbers");
+    }
+}
+
 }  // namespace
 
 void check_products(Count& count, Record& record) {
@@ -190,6 +210,8 @@ void check_products(Count& count, Record& record) {
     for (Format format : {Format::kAffine4, Format::kAffine6, Format::kAffine8})
         for (Number number : {Number::kFloat32, Number::kFloat16, Number::kBFloat16})
             for (int group : {32, 64, 128}) check_packed(count, record, random, format, number, group);
+    for (Format format : {Format::kMxfp4, Format::kAffine4, Format::kAffine8})
+        for (float spoilt : {NAN, INFINITY, -INFINITY}) check_spoilt(count, random, format, spoilt);
 }
 
 }  // namespace check
