@@ -45,8 +45,8 @@ def load(
 
     Args:
         name: a folder, `demo`, an alias (`20b`, `120b`) or a Hugging Face id. Nothing is downloaded.
-        exact: on a CPU, float32 throughout: prompts take about twice the time, keys and values twice the memory.
-            None: as the environment's GPTOSS_EXACT says, else False.
+        exact: on a CPU, float32 throughout, for which prompts take about twice the time. None: as the environment's
+            GPTOSS_EXACT says, else False.
         progress: told (bytes loaded, bytes in all).
 
     Raises:

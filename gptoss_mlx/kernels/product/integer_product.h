@@ -1,6 +1,6 @@
-// Matrix products of many rows in integers: activations rounded to 16 bits with one scale per row, codes as small
-// integers, pairs multiplied and added up exactly in 32 bits over one group, groups added up in float32. Compiled
-// once per instruction set that has a fast 16-bit dot product.
+// Matrix products of many rows in integers: activations rounded to 16 bits with one scale per group of the weights,
+// codes as small integers, pairs multiplied and added up exactly in 32 bits over one group, groups added up in float32.
+// Compiled once per instruction set.
 //
 // A strip of 2 * kLanes rows of weights is unpacked and transposed once and then multiplied with every row of
 // activations, kIntRows at a time; a vector's lanes are outputs. Each result adds up in the same order however many
@@ -20,43 +20,41 @@ inline bool has_integer(Format format, int group) {
     return (format == Format::kMxfp4 || format == Format::kAffine4 || format == Format::kAffine8) && group >= 32;
 }
 
-// A row of rounded activations: its scale, the sum of each half chunk's values, and the padded 16-bit values as
-// place_values() lays them out.
+// A row of rounded activations: for each group its scale and the sum of its values (times the scale), and the padded
+// 16-bit values as place_values() lays them out.
 struct Rounded {
-    float* scale;
+    float* scales;
     float* sums;
     int16_t* values;
 };
 
-inline int64_t head_bytes(int64_t cols) { return padded((1 + padded(cols, kChunk) / 32) * 4, 64); }
+inline int64_t head_bytes(int64_t cols, int group) { return padded(2 * (cols / group) * 4, 64); }
 
-inline Rounded rounded_at(const uint8_t* p, int64_t cols) {
-    auto* floats = reinterpret_cast<float*>(const_cast<uint8_t*>(p));
-    return {floats, floats + 1, reinterpret_cast<int16_t*>(const_cast<uint8_t*>(p) + head_bytes(cols))};
+inline Rounded rounded_at(const uint8_t* p, int64_t cols, int group) {
+    auto* start = const_cast<uint8_t*>(p);
+    auto* floats = reinterpret_cast<float*>(start);
+    return {floats, floats + cols / group, reinterpret_cast<int16_t*>(start + head_bytes(cols, group))};
 }
 
-inline int64_t rounded_bytes(int64_t cols, int) { return head_bytes(cols) + 2 * padded(cols, kChunk); }
+inline int64_t rounded_bytes(int64_t cols, int group) { return head_bytes(cols, group) + 2 * padded(cols, kChunk); }
 
-inline void round_row(Format format, int, const float* x, int64_t cols, uint8_t* out) {
-    const Rounded row = rounded_at(out, cols);
-    const float scale = rounding_step(x, cols);
-    const F inverse = set1(1.0f / scale);
-    *row.scale = scale;
-    if (scale != scale) {
-        std::memset(row.sums, 0, padded(cols, kChunk) / 32 * sizeof(float));
-        std::memset(row.values, 0, padded(cols, kChunk) * sizeof(int16_t));
-        return;
+inline void round_row(Format format, int group, const float* x, int64_t cols, uint8_t* out) {
+    const Rounded row = rounded_at(out, cols, group);
+    for (int64_t g = 0; g < cols / group; ++g) {
+        row.scales[g] = rounding_step(x + g * group, group);
+        row.sums[g] = 0;
     }
     for (int64_t chunk = 0; chunk < cols; chunk += kChunk) {
-        alignas(64) float values[kChunk] = {};
-        alignas(64) int16_t whole[kChunk];
-        const int64_t count = cols - chunk < kChunk ? cols - chunk : kChunk;
-        std::memcpy(values, x + chunk, count * 4);
-        for (int v = 0; v < kChunk; v += kLanes) store_i16(whole + v, round(mul(load(values + v), inverse)));
-        for (int half = 0; half < 2; ++half) {
+        alignas(64) int16_t whole[kChunk] = {};
+        for (int64_t part = chunk; part < chunk + kChunk && part < cols; part += 32) {
+            const float scale = row.scales[part / group];
+            if (scale != scale) continue;  // the values stay 0, and 0 times NaN is NaN
+            const F inverse = set1(1.0f / scale);
             int32_t sum = 0;
-            for (int j = 0; j < 32; ++j) sum += whole[32 * half + j];
-            row.sums[chunk / 32 + half] = float(sum);
+            for (int v = 0; v < 32; v += kLanes)
+                store_i16(whole + part - chunk + v, round(mul(load(x + part + v), inverse)));
+            for (int i = 0; i < 32; ++i) sum += whole[part - chunk + i];
+            row.sums[part / group] += scale * float(sum);
         }
         place_values(format, whole, row.values + chunk);
     }
@@ -98,13 +96,6 @@ inline void unpack_strip(const Matrix& matrix, int64_t first, const Strip& strip
     place_codes(matrix, first, strip.codes);
 }
 
-// The sum of a row's values over one group.
-inline float together(const Rounded& x, int64_t group, int64_t size) {
-    float sum = 0;
-    for (int64_t part = group * size / 32; part < (group + 1) * size / 32; ++part) sum += x.sums[part];
-    return sum;
-}
-
 // M rows of x times one strip. Loops over constants are unrolled by request: sums that are indexed at run time would
 // leave their registers.
 template <int M, bool affine>
@@ -119,12 +110,13 @@ inline void strip_tile(const Matrix& matrix, const Strip& strip, const Rounded* 
         const F scales[2] = {load(strip.scales + g * kStrip), load(strip.scales + g * kStrip + kLanes)};
 #pragma GCC unroll 8
         for (int m = 0; m < M; ++m) {
+            const F step = set1(x[m].scales[g]);
             F offset = zero();
-            if constexpr (affine) offset = set1(together(x[m], g, matrix.group));
+            if constexpr (affine) offset = set1(x[m].sums[g]);
 #pragma GCC unroll 2
             for (int side = 0; side < 2; ++side) {
                 float* result = results[m] + side * kLanes;
-                F sum = fma(int_to_float(sums[m][side]), scales[side], load(result));
+                F sum = fma(mul(int_to_float(sums[m][side]), step), scales[side], load(result));
                 if constexpr (affine) sum = fma(load(strip.biases + g * kStrip + side * kLanes), offset, sum);
                 store(result, sum);
             }
@@ -132,7 +124,7 @@ inline void strip_tile(const Matrix& matrix, const Strip& strip, const Rounded* 
     }
     for (int m = 0; m < M; ++m)
         for (int lane = 0; lane < kStrip; lane += kLanes)
-            store(y[m] + lane, fma(load(results[m] + lane), set1(*x[m].scale), load(bias + lane)));
+            store(y[m] + lane, add(load(results[m] + lane), load(bias + lane)));
 }
 
 template <int M>
@@ -156,7 +148,7 @@ inline void strip_product(const Matrix& matrix, int64_t first, const uint8_t* co
     for (int64_t m = 0; m < count; m += kIntRows) {
         Rounded rows[kIntRows];
         const int64_t some = count - m < kIntRows ? count - m : kIntRows;
-        for (int64_t i = 0; i < some; ++i) rows[i] = rounded_at(x[m + i], matrix.cols);
+        for (int64_t i = 0; i < some; ++i) rows[i] = rounded_at(x[m + i], matrix.cols, matrix.group);
         rest_tile<kIntRows>(some, matrix, strip, rows, y + m, bias);
     }
 }

@@ -5,10 +5,10 @@
 
 namespace gptoss::GPTOSS_ISA {
 
-// What one step of a row's 16-bit values is worth: its largest magnitude / 32512, so that the high byte of a value
-// stays within 127. At least the smallest normal number, whose inverse is finite, and NaN if the row holds a NaN or
-// an infinity: these must not become numbers, so that such a row's results are all NaN.
-inline float rounding_step(const float* x, int64_t count) {
+// What one step of a row's whole numbers is worth: its largest magnitude / top. At least the smallest normal number,
+// whose inverse is finite, and NaN if the row holds a NaN or an infinity: these must not become numbers, so that such
+// a row's results are all NaN.
+inline float rounding_step(const float* x, int64_t count, float top_value = 32512.0f) {
     F high = zero(), spoilt = zero();
     int64_t i = 0;
     for (; i + kLanes <= count; i += kLanes) {
@@ -22,7 +22,7 @@ inline float rounding_step(const float* x, int64_t count) {
         top = top < magnitude ? magnitude : top;
         rest += x[i] * 0.0f;
     }
-    const float step = top / 32512.0f;
+    const float step = top / top_value;
     return (step < 0x1p-126f ? 0x1p-126f : step) + rest;
 }
 

@@ -1,7 +1,7 @@
-// Matrix products of few rows in integers, for AVX-512 with its dot product of bytes. Activations are rounded to 16
-// bits as in integer_product.h and split into a high and a low byte, so that two byte products give what one of 16
-// bits would: x = 256 * high + low. Codes stay as they lie in memory, rows are read one after the other, and a
-// vector's lanes run along a row; sums over a group are exact in 32 bits.
+// Matrix products of few rows in integers, for AVX-512 with its dot product of bytes. Activations are rounded to 24
+// bits, which is as good as float32, and split into bytes, so that three byte products give what one of 24 bits would:
+// x = 65536 * high + 256 * middle + low. Codes stay as they lie in memory, rows are read one after the other, and a
+// vector's lanes run along a row; sums over a vector's lane are exact in 32 bits.
 //
 // Codes are unsigned here (MXFP4: twice the value plus 12). What that adds to a sum is taken off again through the
 // sums of activations over each group. A result does not depend on the number of rows.
@@ -20,67 +20,62 @@ inline bool has_split(Format format, int group) {
 }
 
 // A rounded row in memory: scale, then its sum over each group (zeros follow, so that whole vectors may be read),
-// then the high bytes, then the low ones.
+// then the high, the middle and the low bytes.
 struct Split {
     float scale;
     const float* sums;
-    const int8_t* high;
-    const int8_t* low;
+    const int8_t* bytes[3];
 };
 
 inline int64_t split_head(int64_t cols, int group) { return 64 + padded(cols / group, kLanes) * 4; }
-inline int64_t split_bytes(int64_t cols, int group) { return split_head(cols, group) + 2 * padded(cols, kSplitPad); }
+inline int64_t split_bytes(int64_t cols, int group) { return split_head(cols, group) + 3 * padded(cols, kSplitPad); }
 
 inline Split split_at(const uint8_t* p, int64_t cols, int group) {
     const auto* floats = reinterpret_cast<const float*>(p);
     const auto* high = reinterpret_cast<const int8_t*>(p + split_head(cols, group));
-    return {floats[0], floats + 16, high, high + padded(cols, kSplitPad)};
+    const int64_t step = padded(cols, kSplitPad);
+    return {floats[0], floats + 16, {high, high + step, high + 2 * step}};
 }
 
-// 128 rounded values to high and low bytes; nibble formats take even values first, as their codes unpack.
-inline void split_values(const int16_t* whole, bool nibbles, int8_t* high, int8_t* low) {
-    for (int part = 0; part < 2; ++part) {
-        __m512i a = _mm512_load_si512(whole + 64 * part), b = _mm512_load_si512(whole + 64 * part + 32);
-        if (nibbles) {
-            const __m512i c = _mm512_load_si512(whole), d = _mm512_load_si512(whole + 32);
-            const __m512i e = _mm512_load_si512(whole + 64), f = _mm512_load_si512(whole + 96);
-            const auto pick = [part](__m512i x) {  // every other 16-bit value
-                return part == 0 ? _mm512_cvtepi32_epi16(x) : _mm512_cvtepi32_epi16(_mm512_srli_epi32(x, 16));
-            };
-            a = _mm512_inserti64x4(_mm512_castsi256_si512(pick(c)), pick(d), 1);
-            b = _mm512_inserti64x4(_mm512_castsi256_si512(pick(e)), pick(f), 1);
-        }
-        const auto put = [](int8_t* high, int8_t* low, __m512i x) {
-            const __m512i top = _mm512_srai_epi16(_mm512_add_epi16(x, _mm512_set1_epi16(128)), 8);
-            _mm256_storeu_si256(reinterpret_cast<__m256i*>(high), _mm512_cvtepi16_epi8(top));
-            _mm256_storeu_si256(reinterpret_cast<__m256i*>(low), _mm512_cvtepi16_epi8(x));
-        };
-        put(high + 64 * part, low + 64 * part, a);
-        put(high + 64 * part + 32, low + 64 * part + 32, b);
+// 64 whole numbers to their bytes, each of which is signed and carries into the next.
+inline void split_values(const __m512i* values, int8_t* high, int64_t step) {
+    for (int i = 0; i < 4; ++i) {
+        const __m512i half = _mm512_set1_epi32(128);
+        const __m512i upper = _mm512_srai_epi32(_mm512_add_epi32(values[i], half), 8);
+        const __m512i top = _mm512_srai_epi32(_mm512_add_epi32(upper, half), 8);
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(high + 16 * i), _mm512_cvtepi32_epi8(top));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(high + step + 16 * i), _mm512_cvtepi32_epi8(upper));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(high + 2 * step + 16 * i), _mm512_cvtepi32_epi8(values[i]));
     }
 }
 
 inline void split_row(Format format, int group, const float* x, int64_t cols, uint8_t* out) {
-    const float scale = rounding_step(x, cols);
+    const float scale = rounding_step(x, cols, 8355000.0f);  // so that the high byte stays within 127
     const F inverse = set1(1.0f / scale);
     auto* floats = reinterpret_cast<float*>(out);
     auto* high = reinterpret_cast<int8_t*>(out + split_head(cols, group));
-    auto* low = high + padded(cols, kSplitPad);
     const bool finite = scale == scale;
     std::memset(out, 0, finite ? split_head(cols, group) : split_bytes(cols, group));
     floats[0] = scale;
     if (!finite) return;
+    const __m512i evens = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    const __m512i odds = _mm512_add_epi32(evens, _mm512_set1_epi32(1));
     for (int64_t start = 0; start < cols; start += kSplitPad) {
         alignas(64) float values[kSplitPad] = {};
-        alignas(64) int16_t whole[kSplitPad];
         const int64_t count = cols - start < kSplitPad ? cols - start : kSplitPad;
         std::memcpy(values, x + start, count * 4);
-        for (int i = 0; i < kSplitPad; i += kLanes) store_i16(whole + i, round(mul(load(values + i), inverse)));
+        __m512i whole[8], ordered[8];
+        for (int i = 0; i < 8; ++i) whole[i] = _mm512_cvtps_epi32(mul(load(values + 16 * i), inverse));
         for (int half = 0; half < count; half += 32) {
-            const __m512i pairs = _mm512_madd_epi16(_mm512_load_si512(whole + half), _mm512_set1_epi16(1));
-            floats[16 + (start + half) / group] += float(_mm512_reduce_add_epi32(pairs));
+            const __m512i both = _mm512_add_epi32(whole[half / 16], whole[half / 16 + 1]);
+            floats[16 + (start + half) / group] += float(_mm512_reduce_add_epi32(both));
         }
-        split_values(whole, has_nibbles(format), high + start, low + start);
+        for (int i = 0; i < 8; ++i)  // nibble formats take even values first, as their codes unpack
+            ordered[i] = has_nibbles(format)
+                             ? _mm512_permutex2var_epi32(whole[2 * i % 8], i < 4 ? evens : odds, whole[2 * i % 8 + 1])
+                             : whole[i];
+        split_values(ordered, high + start, padded(cols, kSplitPad));
+        split_values(ordered + 4, high + start + 64, padded(cols, kSplitPad));
     }
 }
 
@@ -164,16 +159,24 @@ inline void add_vector(__m512i raw, F scales, const int32_t* lanes, const Split*
     __m512i codes[2];
     unpack<format>(raw, codes);
     const F scale = _mm512_permutexvar_ps(_mm512_load_si512(lanes), scales);
+    const auto add_bytes = [&](__m512i sum, const int8_t* bytes) {
+#pragma GCC unroll 2
+        for (int part = 0; part < kParts; ++part)
+            sum = byte_dot(sum, codes[part], _mm512_load_si512(bytes + start + 64 * part));
+        return sum;
+    };
 #pragma GCC unroll 4
     for (int m = 0; m < M; ++m) {
-        const int8_t *high = x[m].high + start, *low = x[m].low + start;
-        __m512i sum = _mm512_setzero_si512();
-#pragma GCC unroll 2
-        for (int part = 0; part < kParts; ++part) sum = byte_dot(sum, codes[part], _mm512_load_si512(high + 64 * part));
-        sum = _mm512_slli_epi32(sum, 8);
-#pragma GCC unroll 2
-        for (int part = 0; part < kParts; ++part) sum = byte_dot(sum, codes[part], _mm512_load_si512(low + 64 * part));
-        sums[m] = fma(_mm512_cvtepi32_ps(sum), scale, sums[m]);
+        const __m512i high = add_bytes(_mm512_setzero_si512(), x[m].bytes[0]);
+        const __m512i upper = add_bytes(_mm512_slli_epi32(high, 8), x[m].bytes[1]);
+        F sum;
+        if constexpr (format == Format::kAffine8) {  // 24 + 8 bits and more would not fit
+            const __m512i low = add_bytes(_mm512_setzero_si512(), x[m].bytes[2]);
+            sum = fma(_mm512_cvtepi32_ps(upper), set1(256.0f), _mm512_cvtepi32_ps(low));
+        } else {
+            sum = _mm512_cvtepi32_ps(add_bytes(_mm512_slli_epi32(upper, 8), x[m].bytes[2]));
+        }
+        sums[m] = fma(sum, scale, sums[m]);
     }
 }
 
