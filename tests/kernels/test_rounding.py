@@ -1,4 +1,4 @@
-"""The whole model as it runs by default, rounded activations and a float16 cache, against the float64 oracle.
+"""The whole model as it runs by default, with rounded activations, against the float64 oracle.
 
 24 layers, dense parts packed and experts in MXFP4, all expanded in float64 for the oracle: what remains is the error
 of the arithmetic. Where two experts are nearly equal any rounding may swap them, and what follows is another model's
@@ -114,8 +114,8 @@ def case(native: Any, tmp_path_factory: pytest.TempPathFactory) -> Case:
 def test_other_models(native: Any, seed: int, dense: str, tmp_path: Path) -> None:
     case = make(tmp_path, replace(SHAPE, seed=seed), dense)
     for found in (case.run(), case.run(*range(64, LENGTH))):
-        assert relative_error(found, case.wanted) < 1e-2
-        assert agreement(found, case.wanted) > 0.97
+        assert relative_error(found, case.wanted) < 3e-3
+        assert agreement(found, case.wanted) > 0.99
 
 
 def agreement(found: NDArray[Any], wanted: NDArray[Any]) -> float:
@@ -124,25 +124,25 @@ def agreement(found: NDArray[Any], wanted: NDArray[Any]) -> float:
 
 
 def test_the_logits_are_within_a_hundredth(case: Case, forced: Any) -> None:
-    """4e-3 to 8e-3 are found, of which the float16 cache makes four fifths; near-ties cost up to 2 % of the tokens."""
+    """And more than that: 1e-3 to 2e-3 are found."""
     found = case.run()
-    assert relative_error(found, case.wanted) < 1e-2
-    assert agreement(found, case.wanted) > 0.97
+    assert relative_error(found, case.wanted) < 3e-3
+    assert agreement(found, case.wanted) > 0.99
 
 
 def test_token_by_token_is_as_near(case: Case) -> None:
     every, found = case.run(), case.run(*range(120, LENGTH))
-    assert relative_error(found, case.wanted) < 1e-2
-    assert agreement(found, case.wanted) > 0.97
-    assert relative_error(found, every) < 5e-3
-
-
-def test_the_cache_s_float16_is_most_of_it(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    heads = kernels.heads
-    monkeypatch.setattr(kernels, "heads", lambda x, width, rope=None, **options: heads(x, width, rope))
-    found = case.run()
     assert relative_error(found, case.wanted) < 3e-3
     assert agreement(found, case.wanted) > 0.99
+    assert relative_error(found, every) < 3e-3
+
+
+def test_a_float16_cache_costs_more_than_all_else(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """5e-3 to 8e-3 are found, and near-ties cost up to 2 % of the tokens."""
+    monkeypatch.setenv("GPTOSS_CACHE", "float16")
+    found = case.run()
+    assert 3e-3 < relative_error(found, case.wanted) < 1e-2
+    assert agreement(found, case.wanted) > 0.97
 
 
 def test_exactly_there_is_next_to_no_error(case: Case) -> None:
