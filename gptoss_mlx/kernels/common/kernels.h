@@ -14,9 +14,10 @@ namespace gptoss {
 //
 // Float: weights are expanded to float32 values exactly and multiplied in float32.
 //
-// Split, for few rows, and strip, for many: activations are rounded to 16 bits with one scale per row (error about
-// 3e-5 of a result, at most 5e-4 for rows with a single outlier), codes stay small integers, and products add up
-// exactly in 32 bits over one group. An instruction set need not have these; the float form then takes their place.
+// Split, for few rows, and strip, for many: activations are rounded to whole numbers, codes stay small integers, and
+// products add up exactly in 32 bits. Strips round to 16 bits with one scale per group of the weights (error about 2e-5
+// of a result); the split form to 24 bits on AVX-512, as good as float32, and to 16 on Arm, with one scale per row. An
+// instruction set need not have the split form; the float form then takes its place.
 struct ProductKernels {
     // Rows of x in the order in which the format's codes are expanded: out has padded(cols) floats, the last zero.
     void (*arrange)(Format format, const float* x, int64_t cols, float* out);

@@ -14,6 +14,11 @@ constexpr int kSums = 4;  // independent partial sums per result, to hide the la
 
 inline bool has_nibbles(Format format) { return format == Format::kMxfp4 || format == Format::kAffine4; }
 
+// Whether codes are small integers that the split and the strip form can multiply.
+inline bool has_integer(Format format, int group) {
+    return (format == Format::kMxfp4 || format == Format::kAffine4 || format == Format::kAffine8) && group >= 32;
+}
+
 inline void arrange(Format format, const float* x, int64_t cols, float* out) {
     const int64_t end = padded(cols, kUnit);
     if (!has_nibbles(format)) {

@@ -16,10 +16,6 @@
 
 namespace gptoss::GPTOSS_ISA {
 
-inline bool has_integer(Format format, int group) {
-    return (format == Format::kMxfp4 || format == Format::kAffine4 || format == Format::kAffine8) && group >= 32;
-}
-
 // A row of rounded activations: for each group its scale and the sum of its values (times the scale), and the padded
 // 16-bit values as place_values() lays them out.
 struct Rounded {

@@ -1,4 +1,4 @@
-// How rows of activations are rounded to 16 bits, for both of the integer forms of products.
+// How activations are rounded to whole numbers, for both of the integer forms of products.
 #pragma once
 
 #include "isa/simd.h"

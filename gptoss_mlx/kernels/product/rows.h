@@ -7,7 +7,7 @@
 
 namespace gptoss {
 
-// What a caller allows: float32 throughout, or activations rounded to 16 bits, where the form depends on how long
+// What a caller allows: float32 throughout, or activations rounded to whole numbers, where the form depends on how long
 // the sequence is (and on nothing else, so that a sequence's company in a batch cannot change its results).
 enum class Precision : int { kExact, kFewRows, kManyRows };
 

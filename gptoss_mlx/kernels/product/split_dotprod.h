@@ -13,9 +13,7 @@ constexpr int kBlockCodes = 32;               // codes that are multiplied toget
 constexpr int kBlockBytes = 2 * kBlockCodes;  // of the activations' high bytes, then of their low ones
 constexpr float kAffine8Middle = 128.0f;      // what its codes are lessened by to be signed
 
-inline bool has_split(Format format, int group) {
-    return (format == Format::kMxfp4 || format == Format::kAffine4 || format == Format::kAffine8) && group >= 32;
-}
+inline bool has_split(Format format, int group) { return has_integer(format, group); }
 
 // A rounded row in memory: its scale, the sum of its values over each group (zeros follow to whole vectors), and
 // blocks of bytes: the high ones of each vector of codes, then the low ones.

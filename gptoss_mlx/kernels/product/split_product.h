@@ -15,9 +15,7 @@ namespace gptoss::GPTOSS_ISA {
 constexpr int kSplitPad = 128;  // codes of the longest vector
 constexpr int kAhead = 3072;    // bytes
 
-inline bool has_split(Format format, int group) {
-    return (format == Format::kMxfp4 || format == Format::kAffine4 || format == Format::kAffine8) && group >= 32;
-}
+inline bool has_split(Format format, int group) { return has_integer(format, group); }
 
 // A rounded row in memory: scale, then its sum over each group (zeros follow, so that whole vectors may be read),
 // then the high, the middle and the low bytes.
