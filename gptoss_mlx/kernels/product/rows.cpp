@@ -7,7 +7,7 @@
 namespace gptoss {
 namespace {
 
-constexpr int64_t kPieceBytes = 64 * 1024;
+constexpr int64_t kPieceBytes = 256 * 1024;
 
 int64_t row_bytes(const Matrix& matrix, Form form) {
     const ProductKernels& set = kernels().product;

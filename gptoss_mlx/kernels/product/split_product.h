@@ -12,8 +12,8 @@
 
 namespace gptoss::GPTOSS_ISA {
 
-constexpr int kSplitPad = 128;  // codes of the longest vector
-constexpr int kAhead = 3072;    // bytes
+constexpr int kSplitPad = 128;     // codes of the longest vector
+constexpr int64_t kAhead = 12288;  // bytes
 
 inline bool has_split(Format format, int group) { return has_integer(format, group); }
 
@@ -124,13 +124,10 @@ inline void span_scales(const Matrix& matrix, int64_t first, __mmask16 mask, F& 
     }
 }
 
-// Codes, asking for those that are due later. Nibbles take so much arithmetic per byte that the processor looks too
-// few bytes ahead on its own (22 % slower); codes of a byte do not, and asking costs them 7 %.
-template <bool nibbles>
-inline __m512i load_ahead(const uint8_t* p) {
-    if constexpr (nibbles) _mm_prefetch(reinterpret_cast<const char*>(p + kAhead), _MM_HINT_T0);
+// One load: compilers would repeat it for each use.
+inline __m512i load_codes(const uint8_t* p) {
     __m512i raw = _mm512_loadu_si512(p);
-    asm("" : "+v"(raw));  // one load: compilers would repeat it for each use
+    asm("" : "+v"(raw));
     return raw;
 }
 
@@ -150,71 +147,123 @@ inline void unpack(__m512i raw, __m512i* codes) {
     }
 }
 
-// What one vector of codes adds to the sums of M rows of activations.
-template <Format format, int M>
-inline void add_vector(__m512i raw, F scales, const int32_t* lanes, const Split* x, int64_t start, F* sums) {
+// What a vector of codes from each of R rows adds to their sums with M rows of activations.
+template <Format format, int R, int M>
+inline void add_vectors(const __m512i* raw, const F* scales, const int32_t* lanes, const Split* x, int64_t start,
+                        F (*sums)[M]) {
     constexpr int kParts = format == Format::kAffine8 ? 1 : 2;
-    __m512i codes[2];
-    unpack<format>(raw, codes);
-    const F scale = _mm512_permutexvar_ps(_mm512_load_si512(lanes), scales);
-    const auto add_bytes = [&](__m512i sum, const int8_t* bytes) {
+    __m512i codes[R][2];
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) unpack<format>(raw[r], codes[r]);
+    // sums[r] += codes of row r times one byte of x
+    const auto add_bytes = [&](const int8_t* bytes, __m512i* sums) {
 #pragma GCC unroll 2
-        for (int part = 0; part < kParts; ++part)
-            sum = byte_dot(sum, codes[part], _mm512_load_si512(bytes + start + 64 * part));
-        return sum;
+        for (int part = 0; part < kParts; ++part) {
+            __m512i some = _mm512_load_si512(bytes + start + 64 * part);
+            if constexpr (R > 1) asm("" : "+v"(some));  // one load for all rows
+#pragma GCC unroll 4
+            for (int r = 0; r < R; ++r) sums[r] = byte_dot(sums[r], codes[r][part], some);
+        }
+    };
+    const auto shift = [](__m512i* sums) {
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r) sums[r] = _mm512_slli_epi32(sums[r], 8);
     };
 #pragma GCC unroll 4
     for (int m = 0; m < M; ++m) {
-        const __m512i high = add_bytes(_mm512_setzero_si512(), x[m].bytes[0]);
-        const __m512i upper = add_bytes(_mm512_slli_epi32(high, 8), x[m].bytes[1]);
-        F sum;
+        __m512i upper[R], low[R];
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r) upper[r] = low[r] = _mm512_setzero_si512();
+        add_bytes(x[m].bytes[0], upper);
+        shift(upper);
+        add_bytes(x[m].bytes[1], upper);
         if constexpr (format == Format::kAffine8) {  // 24 + 8 bits and more would not fit
-            const __m512i low = add_bytes(_mm512_setzero_si512(), x[m].bytes[2]);
-            sum = fma(_mm512_cvtepi32_ps(upper), set1(256.0f), _mm512_cvtepi32_ps(low));
+            add_bytes(x[m].bytes[2], low);
         } else {
-            sum = _mm512_cvtepi32_ps(add_bytes(_mm512_slli_epi32(upper, 8), x[m].bytes[2]));
+            shift(upper);
+            add_bytes(x[m].bytes[2], upper);
         }
-        sums[m] = fma(sum, scale, sums[m]);
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r) {
+            F sum = _mm512_cvtepi32_ps(upper[r]);
+            if constexpr (format == Format::kAffine8) sum = fma(sum, set1(256.0f), _mm512_cvtepi32_ps(low[r]));
+            const F scale = _mm512_permutexvar_ps(_mm512_load_si512(lanes), scales[r]);
+            sums[r][m] = fma(sum, scale, sums[r][m]);
+        }
     }
 }
 
-// y[m] of row n. Rows are not taken two at a time, though that would halve the loads of activations: reading memory
-// in order is worth more.
-template <Format format, int group, int M>
-inline void split_dot(const Matrix& matrix, int64_t n, const Split* x, float* y) {
+// y[r][m] of the rows n to n + R - 1. They are worked on together, since they share the loads of activations, yet
+// asked for ahead in the order of memory, a line per vector: that is how memory streams fastest. The second-level
+// cache takes them; in the first they would push the activations out.
+template <Format format, int group, int R, int M>
+inline void split_dot(const Matrix& matrix, int64_t n, const Split* x, float (*y)[M]) {
     using Shape = Span<format, group>;
     constexpr int kVectorBytes = 64, kCodes = Shape::kCodes;
     const uint8_t* codes = matrix.codes + n * matrix.row_bytes;
+    const auto* ahead = reinterpret_cast<const char*>(codes) + kAhead;
     const int64_t groups = matrix.cols / group;
-    F sums[M], rest[M];
-    for (int m = 0; m < M; ++m) sums[m] = rest[m] = zero();
+    F sums[R][M], rest[R][M];
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+        for (int m = 0; m < M; ++m) sums[r][m] = rest[r][m] = zero();
     for (int64_t g = 0; g < groups; g += 16) {
         const int64_t have = groups - g < 16 ? groups - g : 16;
-        F scales, offsets;
-        span_scales<format>(matrix, n * groups + g, __mmask16((1u << have) - 1), scales, offsets);
-        for (int m = 0; m < M; ++m) rest[m] = fma(offsets, load(x[m].sums + g), rest[m]);
-        const uint8_t* p = codes + g * group * kVectorBytes / kCodes;
-        const uint8_t* end = p + have * group * kVectorBytes / kCodes;
-        int64_t start = g * group;
+        F scales[R], offsets;
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r) {
+            const auto mask = __mmask16((1u << have) - 1);
+            span_scales<format>(matrix, (n + r) * groups + g, mask, scales[r], offsets);
+#pragma GCC unroll 4
+            for (int m = 0; m < M; ++m) rest[r][m] = fma(offsets, load(x[m].sums + g), rest[r][m]);
+        }
+        int64_t at = g * group * kVectorBytes / kCodes, start = g * group;
+        const int64_t end = at + have * group * kVectorBytes / kCodes;
         const int32_t* lanes = kSpanOf<format, group>.lanes[0];
-        for (; p + kVectorBytes <= end; p += kVectorBytes, start += kCodes, lanes += 16)
-            add_vector<format, M>(load_ahead<Shape::kNibbles>(p), scales, lanes, x, start, sums);
-        if (p < end) {  // activations are 0 beyond the end
-            const __m512i raw = _mm512_maskz_loadu_epi8((1ull << (end - p)) - 1, p);
-            add_vector<format, M>(raw, scales, lanes, x, start, sums);
+        __m512i raw[R];
+        for (; at + kVectorBytes <= end; at += kVectorBytes, start += kCodes, lanes += 16) {
+#pragma GCC unroll 4
+            for (int r = 0; r < R; ++r, ahead += kVectorBytes) {
+                _mm_prefetch(ahead, _MM_HINT_T1);
+                raw[r] = load_codes(codes + r * matrix.row_bytes + at);
+            }
+            add_vectors<format, R, M>(raw, scales, lanes, x, start, sums);
+        }
+        if (at < end) {  // activations are 0 beyond the end
+#pragma GCC unroll 4
+            for (int r = 0; r < R; ++r, ahead += kVectorBytes) {
+                _mm_prefetch(ahead, _MM_HINT_T1);
+                raw[r] = _mm512_maskz_loadu_epi8((1ull << (end - at)) - 1, codes + r * matrix.row_bytes + at);
+            }
+            add_vectors<format, R, M>(raw, scales, lanes, x, start, sums);
         }
     }
-    for (int m = 0; m < M; ++m) y[m] = sum(add(sums[m], rest[m]));
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+        for (int m = 0; m < M; ++m) y[r][m] = sum(add(sums[r][m], rest[r][m]));
+}
+
+template <Format format, int group, int R, int M>
+inline int64_t split_some(const Matrix& matrix, int64_t n, int64_t last, const Split* x, float* const* y) {
+    for (; n + R <= last; n += R) {
+        float results[R][M];
+        split_dot<format, group, R, M>(matrix, n, x, results);
+        for (int r = 0; r < R; ++r) {
+            const float bias = matrix.bias != nullptr ? matrix.bias[n + r] : 0.0f;
+            for (int m = 0; m < M; ++m) y[m][n + r] = results[r][m] * x[m].scale + bias;
+        }
+    }
+    return n;
 }
 
 template <Format format, int group, int M>
 void split_rows(const Matrix& matrix, int64_t first, int64_t last, const Split* x, float* const* y) {
-    for (int64_t n = first; n < last; ++n) {
-        float results[M];
-        split_dot<format, group, M>(matrix, n, x, results);
-        const float bias = matrix.bias != nullptr ? matrix.bias[n] : 0.0f;
-        for (int m = 0; m < M; ++m) y[m][n] = results[m] * x[m].scale + bias;
-    }
+    // as many rows as registers hold; codes of a byte take so little work that one alone waits for memory
+    constexpr int kRows = format == Format::kAffine8 ? 1 : M == 1 ? 3 : M == 2 ? 2 : 1;
+    first = split_some<format, group, kRows, M>(matrix, first, last, x, y);
+    split_some<format, group, 1, M>(matrix, first, last, x, y);
 }
 
 template <Format format, int group>
