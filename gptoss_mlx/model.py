@@ -17,7 +17,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from . import kernels
-from .cache import Cache, FullCache, SlidingCache
+from .cache import Cache, FullCache, Segments, SlidingCache
 from .config import FULL, SLIDING, ModelConfig
 from .quantization import Quantization
 from .rope import Rope
@@ -43,13 +43,18 @@ class Model(nn.Module):
         self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
 
     def __call__(
-        self, inputs: mx.array, cache: Sequence[Cache] | None = None, *, positions: slice | mx.array | None = None
+        self,
+        inputs: mx.array,
+        cache: Sequence[Cache | Segments] | None = None,
+        *,
+        positions: slice | mx.array | None = None,
     ) -> mx.array:
         """Logits of the asked positions.
 
         Args:
             inputs: token ids (B, T).
-            cache: from `make_cache`, updated in place; None where nothing came before and nothing follows.
+            cache: from `make_cache`, updated in place; None where nothing came before and nothing follows. `Segments`
+                in their places take several sequences at once, whose tokens then stand one after the other (1, T).
             positions: which of the T positions; a slice or indices. None means all. The output projection is the
                 largest matrix by far, so ask only for what is needed.
 
@@ -59,7 +64,7 @@ class Model(nn.Module):
         x = self.hidden(inputs, cache)
         return self.logits(x if positions is None else x[:, positions])
 
-    def hidden(self, inputs: mx.array, cache: Sequence[Cache] | None = None) -> mx.array:
+    def hidden(self, inputs: mx.array, cache: Sequence[Cache | Segments] | None = None) -> mx.array:
         """What the output projection takes: (B, T, hidden), arguments as for a call."""
         with self._precision():
             x: mx.array = self.model(inputs, cache)
@@ -95,12 +100,12 @@ class Transformer(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self._rope = Rope(config)
 
-    def __call__(self, inputs: mx.array, cache: Sequence[Cache] | None = None) -> mx.array:
+    def __call__(self, inputs: mx.array, cache: Sequence[Cache | Segments] | None = None) -> mx.array:
         length = inputs.shape[1]
-        caches: Sequence[Cache | None] = cache if cache is not None else [None] * len(self.layers)
-        offset = caches[0].offset if caches[0] is not None else 0
+        caches: Sequence[Cache | Segments | None] = cache if cache is not None else [None] * len(self.layers)
+        runs = caches[0].positions(length) if caches[0] is not None else [(0, length)]
         x = self.embed_tokens(inputs).astype(kernels.compute_dtype())
-        rope = self._rope.rows(offset, length)
+        rope = self._rope.rows(runs)
         for layer, layer_cache in zip(self.layers, caches, strict=True):
             x = layer(x, rope, layer_cache)
         return self.norm(x)
@@ -117,7 +122,7 @@ class Layer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = MixtureOfExperts(config)
 
-    def __call__(self, x: mx.array, rope: tuple[mx.array, mx.array], cache: Cache | None) -> mx.array:
+    def __call__(self, x: mx.array, rope: tuple[mx.array, mx.array], cache: Cache | Segments | None) -> mx.array:
         x = x + self.self_attn(self.input_layernorm(x), rope, cache)
         return x + self.mlp(self.post_attention_layernorm(x))
 
@@ -152,16 +157,13 @@ class Attention(nn.Module):
         self.v_proj = Linear(config.hidden_size, kv_heads * width)
         self.o_proj = Linear(heads * width, config.hidden_size)
 
-    def __call__(self, x: mx.array, rope: tuple[mx.array, mx.array], cache: Cache | None) -> mx.array:
+    def __call__(self, x: mx.array, rope: tuple[mx.array, mx.array], cache: Cache | Segments | None) -> mx.array:
         training = self.training
         queries = kernels.heads(self.q_proj(x), self.width, rope, training=training)
         keys = kernels.heads(self.k_proj(x), self.width, rope, cached=True, training=training)
         values = kernels.heads(self.v_proj(x), self.width, cached=True, training=training)
-        if cache is not None:
-            keys, values = cache.update_and_fetch(keys, values)
-        mixed = kernels.attend(
-            queries, keys, values, scale=self.scale, sinks=self.sinks, window=self.window, training=training
-        )
+        attend = kernels.attend if cache is None else cache.attend
+        mixed = attend(queries, keys, values, scale=self.scale, sinks=self.sinks, window=self.window, training=training)
         return self.o_proj(mixed)
 
 

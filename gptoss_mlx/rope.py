@@ -7,6 +7,7 @@ position with a float32 frequency instead is off by 1e-3 rad at position 20,000 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import mlx.core as mx
 import numpy as np
@@ -51,18 +52,21 @@ class Rope:
         self._rows = 0
         self._cos = self._sin = mx.zeros((0, config.head_dim // 2))
 
-    def rows(self, first: int, length: int) -> tuple[mx.array, mx.array]:
-        """Cosines and sines, times the attention factor, of `length` positions from an offset on.
+    def rows(self, runs: Sequence[tuple[int, int]]) -> tuple[mx.array, mx.array]:
+        """Cosines and sines, times the attention factor, of some positions.
 
         Args:
-            first: the first position.
-            length: how many.
+            runs: one or more of (first position, how many).
 
         Returns:
-            Two float32 arrays (length, head_dim / 2).
+            Two float32 arrays (all of the positions, head_dim / 2).
         """
-        self._reach(first + length)
-        return self._cos[first : first + length], self._sin[first : first + length]
+        self._reach(max(first + length for first, length in runs))
+        if len(runs) == 1:
+            first, length = runs[0]
+            return self._cos[first : first + length], self._sin[first : first + length]
+        wanted = mx.array([first + i for first, length in runs for i in range(length)])
+        return self._cos[wanted], self._sin[wanted]
 
     def _reach(self, end: int) -> None:
         if end <= self._rows:

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gptoss_mlx import kernels
-from gptoss_mlx.cache import STEP, Cache, FullCache, SlidingCache
-from gptoss_mlx.kernels import plain
+from gptoss_mlx.cache import SLACK, STEP, Cache, FullCache, SlidingCache
+from gptoss_mlx.kernels import FIRST_STEP, plain
 
 
 @pytest.fixture(autouse=True, params=["native", "plain"])
@@ -72,7 +72,7 @@ def test_sliding_moves_seldom_and_stays_small() -> None:
     cache, seen = SlidingCache(128), set()
     for _ in range(2000):
         cache.update_and_fetch(numbered(0, 1), numbered(0, 1))
-        seen.add(cache._used)
+        seen.add(cache.offset - cache.base)
         assert cache.nbytes <= 2 * 2 * 4 * 4 * (127 + 2 * STEP)
     assert len(seen) > STEP
 
@@ -119,3 +119,58 @@ def test_a_cache_keeps_its_dtype() -> None:
     keys, values = cache.update_and_fetch(numbered(2, 1), numbered(2, 1))
     assert keys.dtype == values.dtype == mx.float16
     assert positions(keys) == [0, 1, 2]
+
+
+Steps = st.lists(st.tuples(st.sampled_from(["add", "add", "rewind", "copy", "swap", "snapshot"]), st.integers(1, 300)))
+
+
+@pytest.mark.parametrize("window", [0, 1, 20, 128])
+@given(Steps)
+def test_rewinds_copies_and_snapshots_show_what_a_fresh_cache_would(window: int, steps: Any) -> None:
+    """Several caches that share buffers, each rewound and continued on its own, against plain lists."""
+    first: Any = SlidingCache(window) if window else FullCache()
+    caches: list[tuple[Any, list[int]]] = [(first, [])]
+    fresh = 0
+    for kind, number in steps:
+        cache, tokens = caches[-1]
+        if kind == "add":
+            mx.eval(cache.state)
+            seen = cache.update_and_fetch(numbered(fresh, number), -numbered(fresh, number))
+            tokens += range(fresh, fresh + number)
+            fresh += number
+            kept = len(tokens) if not window else min(len(tokens), window - 1 + number)
+            assert positions(seen[0]) == positions(-seen[1]) == tokens[len(tokens) - kept :]
+        elif kind == "rewind":
+            wanted = max(0, len(tokens) - number)
+            mx.eval(cache.state)
+            if cache.can_rewind(wanted):
+                cache.rewind(wanted)
+                del tokens[wanted:]
+            else:
+                assert window
+                assert number > SLACK
+                with pytest.raises(ValueError, match="no exact state"):
+                    cache.rewind(wanted)
+        elif kind == "swap":
+            caches.insert(0, caches.pop())
+        else:
+            snapshot = window and kind == "snapshot"
+            caches.insert(0, (cache.snapshot() if snapshot else copy.copy(cache), list(tokens)))
+        assert [cache.offset for cache, _ in caches] == [len(tokens) for _, tokens in caches]
+    for cache, tokens in caches:
+        if tokens:
+            last = (window - 1 if window else len(tokens)) or None
+            assert positions(cache.state[0]) == (tokens[-last:] if last else [])
+
+
+def test_a_sliding_cache_can_always_be_rewound_by_its_slack() -> None:
+    cache = SlidingCache(128)
+    for length in (1, 700, 1, 1, 300, *[1] * 500):
+        cache.update_and_fetch(numbered(0, length), numbered(0, length))
+        assert cache.can_rewind(max(0, cache.offset - SLACK))
+
+
+def test_a_snapshot_holds_little() -> None:
+    cache = SlidingCache(128)
+    cache.update_and_fetch(numbered(0, 5000), numbered(0, 5000))
+    assert cache.snapshot().nbytes <= 2 * 2 * 4 * 4 * (127 + FIRST_STEP)

@@ -106,7 +106,7 @@ def test_the_rotary_table_equals_the_oracle_s_to_the_last_position(shape: Shape)
     inv_freq, factor = yarn(shape.config())
     np.testing.assert_allclose(inverse_frequencies(config), inv_freq, rtol=1e-12)
     last = config.max_position_embeddings - 1
-    cos, sin = Rope(config).rows(last, 1)
+    cos, sin = Rope(config).rows([(last, 1)])
     np.testing.assert_allclose(np.array(cos[0]), np.cos(last * inv_freq) * factor, atol=1e-6)
     np.testing.assert_allclose(np.array(sin[0]), np.sin(last * inv_freq) * factor, atol=1e-6)
 

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Literal
 
 import mlx.core as mx
 
@@ -21,8 +21,12 @@ from .native import load as _load
 from .packed import Packed
 from .plain import dequantize_rows, gather_product, swiglu
 
+Rounding = Literal["prompt", "step"]
+
 __all__ = [
+    "FIRST_STEP",
     "Packed",
+    "Rounding",
     "append",
     "attend",
     "cache_dtype",
@@ -41,6 +45,7 @@ __all__ = [
     "native",
     "on_gpu",
     "rms_norm",
+    "rounding",
     "route",
     "swiglu",
 ]
@@ -80,7 +85,27 @@ _exact = ContextVar("exact", default=os.environ.get("GPTOSS_EXACT") == "1")
 
 MANY_ROWS = 16
 """Tokens of a sequence from which native products unpack weights once for all rows: fewer are limited by reading
-weights, not by arithmetic. The choice looks at one sequence alone, so that its company in a batch cannot change it."""
+weights, not by arithmetic. See `rounding`."""
+
+FIRST_STEP = 64
+"""Native attention takes keys from a multiple of this position on."""
+
+_rounding: ContextVar[Rounding | None] = ContextVar("rounding", default=None)
+
+
+@contextmanager
+def rounding(kind: Rounding) -> Iterator[None]:
+    """Build native products of one kind inside a `with` block, however many rows they have.
+
+    `prompt` rounds activations to 16 bits, `step` to 24, which is as good as float32. Outside such a block the number
+    of tokens decides. A caller that names the kind gets results for a token that do not depend on which others are
+    computed with it.
+    """
+    token = _rounding.set(kind)
+    try:
+        yield
+    finally:
+        _rounding.reset(token)
 
 
 CACHE_DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
@@ -184,6 +209,7 @@ def attend(
     scale: float,
     sinks: mx.array,
     window: int = 0,
+    first: int = 0,
     training: bool = False,
 ) -> mx.array:
     """Causal attention with one learned sink per query head in the softmax's denominator.
@@ -197,13 +223,15 @@ def attend(
         scale: factor on query-key products; the sinks are not scaled.
         sinks: (H,).
         window: keys that a query may see, itself included; 0 for all.
+        first: position of the first key, a multiple of `FIRST_STEP`. Native results then do not depend on how many
+            keys before a query's window are at hand, to the last bit.
         training: see `rms_norm`.
 
     Returns:
         (B, T, H * D).
     """
     if _native_for(queries, training):
-        mixed: mx.array = _native_call("attend", queries, keys, values, sinks, scale, window)
+        mixed: mx.array = _native_call("attend", queries, keys, values, sinks, scale, window, first)
         return mixed
     return plain.attend(queries, keys, values, scale=scale, sinks=sinks, window=window)
 
@@ -276,7 +304,10 @@ def _precision(x: mx.array) -> int:
     """What native products may do (product/rows.h): 0 exact, 1 rounded few rows, 2 rounded many rows."""
     if exact():
         return 0
-    return 2 if x.ndim > 1 and x.shape[-2] >= MANY_ROWS else 1
+    kind = _rounding.get()
+    if kind is None:
+        kind = "prompt" if x.ndim > 1 and x.shape[-2] >= MANY_ROWS else "step"
+    return 2 if kind == "prompt" else 1
 
 
 def _native_call(name: str, *arguments: object) -> Any:

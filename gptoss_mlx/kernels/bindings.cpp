@@ -73,10 +73,10 @@ NB_MODULE(_native, m) {
         "x"_a, "chosen"_a, "shares"_a, "gate"_a, "up"_a, "down"_a, "limit"_a, "alpha"_a, "precision"_a);
     m.def(
         "attend",
-        [](Array queries, Array keys, Array values, Array sinks, float scale, int window) {
-            return gptoss::attend(queries, keys, values, sinks, scale, window);
+        [](Array queries, Array keys, Array values, Array sinks, float scale, int window, int64_t first) {
+            return gptoss::attend(queries, keys, values, sinks, scale, window, first);
         },
-        "queries"_a, "keys"_a, "values"_a, "sinks"_a, "scale"_a, "window"_a);
+        "queries"_a, "keys"_a, "values"_a, "sinks"_a, "scale"_a, "window"_a, "first"_a = 0);
     m.def(
         "heads",
         [](Array x, int width, Maybe cos, Maybe sin, mx::Dtype dtype) {

@@ -105,6 +105,24 @@ def test_a_row_depends_on_itself_alone(case: Case, forced: Any) -> None:
         np.testing.assert_array_equal(np.array(one)[:, 0], whole[:, t])
 
 
+@settings(max_examples=25)
+@given(case=CASES, dropped=st.integers(0, 20))
+def test_keys_before_the_window_change_no_bit(case: Case, dropped: int, forced: Any) -> None:
+    """Nor does their absence, if the first key that is there says where it stands."""
+    queries, keys, values, sinks = case.arrays
+    window = case.window or keys.shape[2]
+    first = min(64 * dropped, max(0, case.earlier - window + 1)) // 64 * 64
+    whole = np.array(forced.attend(queries, keys, values, sinks, 0.25, window))
+    part = forced.attend(queries, keys[:, :, first:], values[:, :, first:], sinks, 0.25, window, first)
+    np.testing.assert_array_equal(np.array(part), whole)
+
+
+@pytest.mark.parametrize("first", [-64, 1, 63])
+def test_a_first_key_between_the_steps_is_refused(first: int, forced: Any) -> None:
+    with pytest.raises(ValueError, match="multiple of 64"):
+        forced.attend(*Case(earlier=5).arrays, 0.25, 0, first)
+
+
 @pytest.mark.parametrize("case", [
     Case(kv_heads=8, tokens=130, earlier=600, dtype=mx.float16),
     Case(kv_heads=8, tokens=300, window=128, dtype=mx.float16),

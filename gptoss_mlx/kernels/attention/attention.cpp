@@ -23,20 +23,23 @@ struct Call {
     int64_t batch, heads, kv_heads, tokens, length, width;
     float scale;
     int64_t window;
+    int64_t first;  // number of the first key: splits begin at multiples of their size, wherever the keys begin
 
     int64_t group() const { return heads / kv_heads; }
     int64_t rows() const { return tokens * group(); }
     int64_t row_blocks() const { return (rows() + kRowBlock - 1) / kRowBlock; }
 
     Sight sight(int64_t row) const {
-        const int64_t last = length - tokens + row / group() + 1;
-        return {window > 0 ? std::max<int64_t>(0, last - window) : 0, last};
+        const int64_t last = first + length - tokens + row / group() + 1;
+        return {window > 0 ? std::max(first, last - window) : first, last};
     }
 };
 
-Vectors vectors_of(const uint8_t* data, Number number, const mx::Strides& strides, int64_t b, int64_t head) {
+// Those of one head, the first of which has the number `first`.
+Vectors vectors_of(const uint8_t* data, Number number, const mx::Strides& strides, int64_t b, int64_t head,
+                   int64_t first) {
     const int64_t bytes = number == Number::kFloat32 ? 4 : 2;
-    return {data + (b * strides[0] + head * strides[1]) * bytes, number, strides[2], strides[3]};
+    return {data + (b * strides[0] + head * strides[1] - first * strides[2]) * bytes, number, strides[2], strides[3]};
 }
 
 // A block of rows of one head of keys: item (b, head, row block) of the call.
@@ -71,8 +74,8 @@ class Item {
                         count_,
                         call_.width,
                         call_.scale,
-                        vectors_of(call_.keys, call_.key_number, call_.key_strides, b_, head_),
-                        vectors_of(call_.values, call_.value_number, call_.value_strides, b_, head_)};
+                        vectors_of(call_.keys, call_.key_number, call_.key_strides, b_, head_, call_.first),
+                        vectors_of(call_.values, call_.value_number, call_.value_strides, b_, head_, call_.first)};
         const int64_t floats = kernels().attention.space(count_, call_.width);
         auto* space = static_cast<float*>(scratch(0, floats * sizeof(float)));
         kernels().attention.attend(rows, split * kSplit, partial, space);
@@ -166,7 +169,8 @@ void run(const Call& call) {
 
 class Attend : public mx::Primitive {
   public:
-    Attend(mx::Stream stream, float scale, int window) : Primitive(stream), scale_(scale), window_(window) {}
+    Attend(mx::Stream stream, float scale, int window, int64_t first)
+        : Primitive(stream), scale_(scale), window_(window), first_(first) {}
 
     void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
         const mx::array &queries = inputs[0], &keys = inputs[1], &values = inputs[2], &sinks = inputs[3];
@@ -182,7 +186,7 @@ class Attend : public mx::Primitive {
         call.batch = queries.shape(0), call.heads = queries.shape(1), call.tokens = queries.shape(2);
         call.width = queries.shape(3);
         call.kv_heads = keys.shape(1), call.length = keys.shape(2);
-        call.scale = scale_, call.window = window_;
+        call.scale = scale_, call.window = window_, call.first = first_;
         mx::cpu::get_command_encoder(stream()).dispatch([call] { run(call); });
     }
 
@@ -194,12 +198,13 @@ class Attend : public mx::Primitive {
 
     bool is_equivalent(const Primitive& other) const override {
         const auto& right = static_cast<const Attend&>(other);
-        return scale_ == right.scale_ && window_ == right.window_;
+        return scale_ == right.scale_ && window_ == right.window_ && first_ == right.first_;
     }
 
   private:
     float scale_;
     int window_;
+    int64_t first_;
 };
 
 void check(const mx::array& queries, const mx::array& keys, const mx::array& values, const mx::array& sinks) {
@@ -218,11 +223,14 @@ void check(const mx::array& queries, const mx::array& keys, const mx::array& val
 }  // namespace
 
 mx::array attend(const mx::array& queries, const mx::array& keys, const mx::array& values, const mx::array& sinks,
-                 float scale, int window, mx::StreamOrDevice s) {
+                 float scale, int window, int64_t first, mx::StreamOrDevice s) {
     const mx::Stream stream = mx::to_stream(s);
     check(queries, keys, values, sinks);
+    if (first < 0 || first % kFirstStep != 0)
+        throw std::invalid_argument("attend: a first key at a multiple of " + std::to_string(kFirstStep) +
+                                    " expected, " + std::to_string(first) + " found");
     mx::Shape shape = {queries.shape(0), queries.shape(2), queries.shape(1) * queries.shape(3)};
-    return mx::array(shape, mx::float32, std::make_shared<Attend>(stream, scale, window),
+    return mx::array(shape, mx::float32, std::make_shared<Attend>(stream, scale, window, first % kSplit),
                      {mx::astype(queries, mx::float32, stream), keys, values, mx::astype(sinks, mx::float32, stream)});
 }
 

@@ -7,8 +7,9 @@ namespace gptoss {
 
 // queries (B, H, T, D); keys and values (B, K, S, D) in float32, float16 or bfloat16, read through their strides;
 // sinks (H) -> (B, T, H * D) in float32. Query t stands at key S - T + t and sees itself and what comes before, if
-// window > 0 the last `window` of these.
+// window > 0 the last `window` of these. The keys are those from number `first` on, a multiple of kFirstStep: a query's
+// result is the same to the bit whatever lies before its window in the arrays, if their first key is numbered truly.
 mx::array attend(const mx::array& queries, const mx::array& keys, const mx::array& values, const mx::array& sinks,
-                 float scale, int window, mx::StreamOrDevice s = {});
+                 float scale, int window, int64_t first = 0, mx::StreamOrDevice s = {});
 
 }  // namespace gptoss

@@ -10,7 +10,7 @@
 
 namespace gptoss::GPTOSS_ISA {
 
-constexpr int64_t kBlock = 64;                              // keys between two corrections of the maximum
+constexpr int64_t kBlock = kFirstStep;                      // keys between two corrections of the maximum
 constexpr int kHeads = int(kTileHeads);                     // rows
 constexpr int kPeriod = kLanes > kHeads ? kLanes : kHeads;  // floats after which the rows of scores repeat
 constexpr int kPeriodVectors = kPeriod / kLanes;

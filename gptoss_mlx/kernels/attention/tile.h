@@ -1,7 +1,7 @@
 // Attention's work in pieces that do not depend on the number of threads.
 //
 // The query heads that share a head of keys, for all tokens, are the rows (token * group + head). Eight rows make a
-// tile. The sequence of keys is cut into splits of fixed size from the first key on; each split gives a partial
+// tile. The sequence of keys is cut into splits at multiples of a fixed size; each split gives a partial
 // softmax per row, and partials are folded in ascending order. So a row's result depends on nothing but its query
 // and its keys: not on the threads, and not on which other rows are computed with it.
 #pragma once
@@ -14,6 +14,7 @@ namespace gptoss {
 
 constexpr int64_t kTileHeads = 8;  // rows of a tile
 constexpr int64_t kSplit = 512;    // keys of a split
+constexpr int64_t kFirstStep = 64;  // keys begin at multiples of this: what one correction of the maximum covers
 
 // Vectors of one sequence and head.
 struct Vectors {
