@@ -3,7 +3,7 @@
 A `Grammar` describes a text: JSON of a schema, a regular expression, or a grammar in Lark's notation. It is checked
 when it is made, so that a request which cannot be served fails before anything is generated. A `Vocabulary` makes
 a tokenizer known to llguidance, which follows a grammar through a text token by token. What is allowed next comes
-as a `Mask`, one bit per token id; `apply_mask` lays it on logits.
+as a mask (module `masks`).
 
 The promise is strict: a text that the grammar has let end is valid. Parts of JSON Schema that llguidance cannot
 hold to are therefore refused by name, and so are the few that it would hold to only loosely.
@@ -14,23 +14,20 @@ from __future__ import annotations
 import json
 import re
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
-import mlx.core as mx
 import numpy as np
-import numpy.typing as npt
 
 from gptoss_mlx.errors import RequestError
 from gptoss_mlx.tokenizer import Tokenizer
 
+from .masks import Mask, is_allowed
+
 if TYPE_CHECKING:  # at run time it is imported where it is needed
     from llguidance import LLMatcher, LLParserLimits, LLTokenizer
-
-Mask = npt.NDArray[np.uint32]
-"""One bit per token id, the lowest first: set where the token is allowed."""
 
 JSON_OPTIONS = {
     "whitespace_pattern": r"[ \t\n\r]{1,40}",  # bounded: a model may fall into endless blanks
@@ -134,7 +131,7 @@ def _is_unicode(text: str) -> bool:
 @cache
 def _bytes_tokenizer() -> LLTokenizer:
     """A vocabulary of the 256 bytes: grammars are checked with it, before a model's vocabulary is at hand."""
-    return _ll_tokenizer([*(bytes((byte,)) for byte in range(256)), b"< >"], [256], 256, lambda text: list(text))
+    return _ll_tokenizer([*(bytes((byte,)) for byte in range(256)), b"< >"], [256], 256, list)
 
 
 def _problem(compiled: str) -> str:
@@ -341,7 +338,9 @@ def _vocabulary(tokenizer: Tokenizer) -> Vocabulary:
     return Vocabulary(tokenizer)
 
 
-def _ll_tokenizer(tokens: list[bytes], special: list[int], end: int, encode: Any) -> LLTokenizer:
+def _ll_tokenizer(
+    tokens: list[bytes], special: list[int], end: int, encode: Callable[[bytes], list[int]]
+) -> LLTokenizer:
     from llguidance import LLTokenizer, TokenizerWrapper
 
     class Source:
@@ -355,8 +354,7 @@ def _ll_tokenizer(tokens: list[bytes], special: list[int], end: int, encode: Any
             self.tokens = tokens
 
         def __call__(self, text: bytes) -> list[int]:
-            found: list[int] = encode(text)
-            return found
+            return encode(text)
 
     return LLTokenizer(TokenizerWrapper(Source()), n_vocab=len(tokens), eos_token=end, slices=_SLICES)
 
@@ -365,29 +363,3 @@ def _limits() -> LLParserLimits:
     from llguidance import LLParserLimits
 
     return LLParserLimits(verbose_errors=False)
-
-
-# Masks
-
-
-def is_allowed(mask: Mask, token: int) -> bool:
-    """Whether `mask` allows a token; False for ids that it does not know."""
-    return 0 <= token < 32 * len(mask) and bool(mask[token >> 5] >> np.uint32(token & 31) & np.uint32(1))
-
-
-_BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
-_BIAS_OF_BYTE = np.where(_BITS == 1, np.float32(0), np.float32(-np.inf))
-"""For each byte of a mask, what is added to the logits of its eight tokens."""
-
-
-def mask_bias(mask: Mask, size: int) -> npt.NDArray[np.float32]:
-    """What to add to `size` logits: 0 where the mask allows a token, minus infinity everywhere else."""
-    bias = np.full(size, -np.inf, np.float32)
-    known = np.take(_BIAS_OF_BYTE, mask.view(np.uint8), axis=0).reshape(-1)[:size]
-    bias[: len(known)] = known
-    return bias
-
-
-def apply_mask(logits: mx.array, mask: Mask) -> mx.array:
-    """`logits` (..., vocabulary) with minus infinity for every token that the mask does not allow."""
-    return logits + mx.array(mask_bias(mask, logits.shape[-1])).astype(logits.dtype)

@@ -27,7 +27,8 @@ from types import MappingProxyType
 from gptoss_mlx.errors import RequestError
 from gptoss_mlx.tokenizer import Tokenizer
 
-from .grammar import Grammar, Mask, Matcher, Vocabulary, is_allowed
+from .grammar import Grammar, Matcher, Vocabulary
+from .masks import Mask, is_allowed
 
 _RECIPIENT = re.compile(r"[\w.:/\-]+")
 _NOBODY = ("all", "assistant")
@@ -253,7 +254,7 @@ class Constraint:
     def copy(self) -> Constraint:
         """Another one at the same place, which can be rolled back as far."""
         other = Constraint.__new__(Constraint)
-        copied = cache(_State.copy)  # a state that stands in several places stays one
+        copied = cache(lambda state: state.copy())  # a state that stands in several places stays one
         other._before = [copied(state) for state in self._before]
         other._state, other._mask = copied(self._state), self._mask
         return other
