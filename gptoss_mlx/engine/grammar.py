@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -39,7 +38,10 @@ CACHED_GRAMMARS = 64
 
 # Runs of tokens that a JSON string holds, so that they are allowed at once instead of one by one.
 _SLICES = [r'[^"\\\x00-\x1F\x7F]{1,10}', r'[^"\\\x00-\x1F\x7F]+']
-_MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+_MAPS = ("properties", "patternProperties", "$defs", "definitions")
+"""Keywords of a schema whose values hold schemas under names."""
+_VALUES = ("const", "enum", "default", "examples", "x-guidance")
+"""Keywords whose values are no schemas."""
 _UNSUPPORTED = re.compile(r"Unimplemented keys: \[(.*)\]")
 _PREAMBLE = re.compile(r'^at \d+\(\d+\): invalid regex ".*" \(in regex\): ')
 _MESSAGE_LENGTH = 200
@@ -53,21 +55,17 @@ class Grammar:
         RequestError: no text can be held to it; the message names the part.
     """
 
-    kind: str
-    """json_schema, regex or lark."""
+    kind: Literal["json_schema", "regex", "lark"]
     text: str
     """The schema as JSON, the pattern, or the grammar."""
 
     @classmethod
     def json_schema(cls, schema: Mapping[str, Any] | bool) -> Grammar:
         """JSON that is valid under a JSON Schema. Properties come in the order in which the schema declares them."""
-        if not isinstance(schema, (Mapping, bool)):
-            raise RequestError(f"json_schema: an object or a boolean expected, {schema!r} found")
         try:
-            text = json.dumps(schema if isinstance(schema, bool) else dict(schema), allow_nan=False)
-        except (TypeError, ValueError, RecursionError) as error:
-            raise RequestError(f"json_schema: a JSON value expected: {error}") from error
-        return cls("json_schema", text)
+            return cls("json_schema", _json_text(schema))
+        except RecursionError as error:
+            raise RequestError("json_schema: it is nested too deeply") from error
 
     @classmethod
     def json_object(cls) -> Grammar:
@@ -77,16 +75,14 @@ class Grammar:
     @classmethod
     def regex(cls, pattern: str) -> Grammar:
         """A text that a regular expression (in the syntax of Rust's regex package) matches as a whole."""
-        return cls("regex", pattern)
+        return cls("regex", _text("regex", pattern))
 
     @classmethod
     def lark(cls, text: str) -> Grammar:
         """A text of a context-free grammar in Lark's notation, as llguidance reads it; its rule `start` is the text."""
-        return cls("lark", text)
+        return cls("lark", _text("lark", text))
 
     def __post_init__(self) -> None:
-        if not _is_unicode(self.text):
-            raise RequestError(f"{self.kind}: a text expected, half a surrogate pair found in it")
         problem = _schema_problem(json.loads(self.text)) if self.is_json else _problem(self.compiled())
         if problem:
             raise RequestError(f"{self.kind}: {problem}")
@@ -102,11 +98,9 @@ class Grammar:
 
         if self.kind == "regex":
             return LLMatcher.grammar_from_regex(self.text)
-        return json.dumps(_lark(self.text)) if self.kind == "lark" else _json(json.loads(self.text))
-
-
-def _lark(text: str) -> dict[str, Any]:
-    return {"grammars": [{"lark_grammar": text}]}
+        if self.kind == "lark":
+            return json.dumps({"grammars": [{"lark_grammar": self.text}]})
+        return _json(json.loads(self.text))
 
 
 def _json(schema: dict[str, Any] | bool) -> str:
@@ -117,12 +111,24 @@ def _json(schema: dict[str, Any] | bool) -> str:
     return json.dumps({"grammars": [{"json_schema": root}]})
 
 
-def _is_unicode(text: str) -> bool:
+def _json_text(schema: object) -> str:
+    if not isinstance(schema, (Mapping, bool)):
+        raise RequestError(f"json_schema: an object or a boolean expected, {schema!r} found")
+    try:
+        return json.dumps(schema if isinstance(schema, bool) else dict(schema), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise RequestError(f"json_schema: a JSON value expected: {error}") from error
+
+
+def _text(kind: str, text: object) -> str:
+    """`text`, if it is one that tokens can spell."""
+    if not isinstance(text, str):
+        raise RequestError(f"{kind}: a text expected, {text!r} found")
     try:
         text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    except UnicodeEncodeError as error:
+        raise RequestError(f"{kind}: a text expected, half a surrogate pair found at {error.start}") from error
+    return text
 
 
 # Checks before anything is generated
@@ -174,9 +180,10 @@ def _refusal(keyword: str, place: str, where: str = "") -> str:
 
 def _repeats(part: dict[str, Any]) -> bool:
     """Whether a key written twice could stand for two of the keys that an object must have at least."""
-    least = part.get("minProperties", 0)
-    open_ended = part.get("additionalProperties", True) is not False or "patternProperties" in part
-    return bool(open_ended and least > max(1, len(part.get("required", ()))))
+    least, required = part.get("minProperties"), part.get("required")
+    certain = len(required) if isinstance(required, list) else 0
+    free = part.get("additionalProperties") is not False or "patternProperties" in part
+    return free and isinstance(least, (int, float)) and least > max(1, certain)
 
 
 def _place(schema: Any, problem: str) -> str:
@@ -204,10 +211,12 @@ def _parts(place: str, schema: Any) -> Iterator[tuple[str, dict[str, Any]]]:
     for key, value in schema.items() if isinstance(schema, dict) else ():
         if key in _MAPS and isinstance(value, dict):
             inner = [(f"{place}/{key}/{_escaped(name)}", part) for name, part in value.items()]
-        elif isinstance(value, list) and key != "enum":
+        elif key in _VALUES:
+            continue
+        elif isinstance(value, list):
             inner = [(f"{place}/{key}/{i}", part) for i, part in enumerate(value)]
         else:
-            inner = [(f"{place}/{key}", value)] if key not in ("const", "default", "x-guidance") else []
+            inner = [(f"{place}/{key}", value)]
         yield from ((where, part) for where, part in inner if isinstance(part, dict))
 
 
@@ -259,6 +268,7 @@ class Matcher:
 
     def forced(self, end: int) -> list[int]:
         """The tokens that are certain to come next, often none; `end` where nothing can continue the text."""
+        self._check()
         return [end] if self._matcher.is_stopped() else self._matcher.compute_ff_tokens()
 
     def copy(self) -> Matcher:
@@ -282,7 +292,7 @@ class Vocabulary:
         words = (token for token, data in enumerate(self._bytes) if data and not tokenizer.is_special(token))
         self.text: Mask = self.mask_of(words)
         """Every token that text may be made of: all but the special ones."""
-        self._compiled: OrderedDict[Grammar, Matcher] = OrderedDict()
+        self._compiled = lru_cache(maxsize=CACHED_GRAMMARS)(self._compile)
 
     @staticmethod
     def of(tokenizer: Tokenizer) -> Vocabulary:
@@ -307,13 +317,7 @@ class Vocabulary:
         Raises:
             RequestError: llguidance's limits do not allow the grammar.
         """
-        found = self._compiled.get(grammar)
-        if found is None:
-            found = self._compiled[grammar] = self._compile(grammar)
-            if len(self._compiled) > CACHED_GRAMMARS:
-                self._compiled.popitem(last=False)
-        self._compiled.move_to_end(grammar)
-        return found.copy()
+        return self._compiled(grammar).copy()
 
     def _compile(self, grammar: Grammar) -> Matcher:
         from llguidance import LLMatcher

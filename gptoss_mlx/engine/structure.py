@@ -239,12 +239,18 @@ class Constraint:
             self._state, self._mask = before, None
 
     def validate(self, tokens: Sequence[int]) -> int:
-        """How many of `tokens`, from the first on, may follow; the constraint stays where it is."""
+        """How many of `tokens`, from the first on, may follow; the constraint stays where it is.
+
+        Raises:
+            RequestError: see `mask`.
+        """
         count = 0
-        while count < len(tokens) and is_allowed(self.mask(), tokens[count]):
-            self.accept(tokens[count])
-            count += 1
-        self.rollback(count)
+        try:
+            while count < len(tokens) and is_allowed(self.mask(), tokens[count]):
+                self.accept(tokens[count])
+                count += 1
+        finally:
+            self.rollback(count)
         return count
 
     def forced(self) -> list[int]:

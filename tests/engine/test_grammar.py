@@ -151,6 +151,8 @@ def test_what_ends_follows_a_lark_grammar(real_tokenizer: Tokenizer) -> None:
         ),
         ({"$defs": {"a/b": {"format": "x", "type": "string"}}, "$ref": "#/$defs/a~1b"}, "x (at #/$defs/a~1b)"),
         ({"items": {"minProperties": 2}}, "minProperties (at #/items) cannot be enforced where keys are free"),
+        ({"foo": {"a": {"minProperties": 2}}, "$ref": "#/foo/a"}, "minProperties (at #/foo/a) cannot be enforced"),
+        ({"$defs": {"a": {"minProperties": 2, "required": 5}}}, "minProperties (at #/$defs/a) cannot be enforced"),
         ({"$ref": "http://a/b"}, "failed: Default retriever does not fetch resources (at #)"),
         ({"$ref": "#"}, "it allows no text at all (at #)"),
         ({"type": "string", "pattern": "(?=a)"}, "look-around, including look-ahead and look-behind, is not supported"),
@@ -170,7 +172,7 @@ def test_what_cannot_be_held_to_is_named(schema: Any, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("depth", [200, 900, 990, 5000])
+@pytest.mark.parametrize("depth", [200, 956, 990, 997, 5000])
 def test_a_schema_without_end_is_refused(depth: int) -> None:
     schema: Schema = {}
     for _ in range(depth):
@@ -185,7 +187,8 @@ def test_a_schema_without_end_is_refused(depth: int) -> None:
         (Grammar.regex, "[a", "regex: unclosed character class"),
         (Grammar.regex, "a^b", "regex: lookarounds not supported yet; Start in regex /a^b/"),
         (Grammar.regex, "(a)\\1", "regex: backreferences are not supported"),
-        (Grammar.regex, "\ud800", "regex: a text expected, half a surrogate pair found in it"),
+        (Grammar.regex, "\ud800", "regex: a text expected, half a surrogate pair found at 0"),
+        (Grammar.lark, None, "lark: a text expected, None found"),
         (Grammar.lark, "start: nothing", 'lark: at 1(8): unknown name: "nothing"'),
         (Grammar.lark, "start", "lark: 1(6): Expected token ':'"),
         (Grammar.lark, "start: /a/ <|end|>", 'lark: at 1(8): unknown special token: "<|end|>"'),
@@ -195,7 +198,7 @@ def test_a_schema_without_end_is_refused(depth: int) -> None:
         (Grammar.lark, '{"grammars": []}', "lark: 1(1): expecting rule"),
     ],
 )
-def test_what_is_no_grammar_is_refused(make: Any, text: str, message: str) -> None:
+def test_what_is_no_grammar_is_refused(make: Any, text: Any, message: str) -> None:
     with pytest.raises(RequestError) as caught:
         make(text)
     assert str(caught.value).startswith(message)

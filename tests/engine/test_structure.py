@@ -257,9 +257,17 @@ def test_a_copy_goes_its_own_way(rules: Rules, seed: int, at: int) -> None:
 
 @given(rules=RULES, seed=SEEDS)
 def test_forced_tokens_are_the_only_ones(rules: Rules, seed: int) -> None:
-    tokens = write(Constraint(VOCABULARY, rules), VOCABULARY, seed, most=150) or []
-    one = Constraint(VOCABULARY, rules)
-    for token in tokens:
+    check_forced(VOCABULARY, rules, seed)
+
+
+def test_forced_tokens_of_the_real_vocabulary(real_tokenizer: Tokenizer) -> None:
+    for seed in range(8):
+        check_forced(Vocabulary.of(real_tokenizer), ALL, seed)
+
+
+def check_forced(vocabulary: Vocabulary, rules: Rules, seed: int) -> None:
+    one = Constraint(vocabulary, rules)
+    for token in write(one.copy(), vocabulary, seed, most=150) or []:
         forced = one.forced()
         for next_token in forced:
             assert allowed(one.mask()) == [next_token]
