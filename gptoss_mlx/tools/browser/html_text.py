@@ -44,6 +44,8 @@ def html_text(html: str, url: str) -> HtmlText:
     renderer.feed(_only_seen(html))
     renderer.close()
     renderer.end_line()
+    if renderer.lines and not renderer.lines[-1]:
+        renderer.lines.pop()
     return HtmlText(clean_line("".join(renderer.title), _MAX_TITLE), renderer.lines, renderer.links.urls)
 
 
@@ -124,7 +126,7 @@ class _Renderer(HTMLParser):
             case "blockquote":
                 self._quotes += 1
             case _:
-                self._bullet = _HEADINGS.get(tag, self._bullet)
+                self._bullet += _HEADINGS.get(tag, "")
 
     def handle_endtag(self, tag: str) -> None:
         if self._dropped:
@@ -146,8 +148,8 @@ class _Renderer(HTMLParser):
                 self._pre = max(0, self._pre - 1)
             case "blockquote":
                 self._quotes = max(0, self._quotes - 1)
-        if tag == "li" or tag in _HEADINGS:
-            self._bullet = ""
+        if tag in ("li", "ul", "ol") or tag in _HEADINGS:
+            self._bullet = "  " if self._lists and tag != "li" else ""
         if self._separate(tag):
             self._blank_line()
 

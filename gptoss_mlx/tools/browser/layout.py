@@ -23,6 +23,9 @@ _PIECES = re.compile(rf"\s{{0,40}}(?:【[^】]{{0,{2 * WIDTH}}}】[.,;:!?)]{{0,5
 _MARKDOWN_LINK = re.compile(r"(?<!!)\[([^\[\]\n]{1,200})\]\(<?([^\s()<>]{1,2000})>?(?:\s+\"[^\"\n]{0,200}\")?\)")
 _MARKDOWN_TITLE = re.compile(r"^#[ \t]+(\S[^\n]*)$", re.MULTILINE)
 
+Quoted = tuple[str, Origin]
+"""A line, and what it quotes."""
+
 
 def document_page(document: Document) -> Page:
     """A document laid out by its media type."""
@@ -39,8 +42,7 @@ def document_page(document: Document) -> Page:
         case kind if kind.endswith("json"):
             lines = _readable_json(document.text).splitlines()
         case _:
-            lines = document.text.splitlines()
-            lines = [clean(line) for line in lines]
+            lines = [clean(line) for line in document.text.splitlines()]
     return _page(document, title, lines, (Link(url) for url in urls))
 
 
@@ -52,40 +54,44 @@ def source_page(document: Document) -> Page:
 
 def results_page(query: str, results: Iterable[SearchResult]) -> Page:
     """What a search found: per result its link and a snippet."""
-    lines, links, origins = list[str](), list[Link](), list[Origin]()
+    quoted, links = list[Quoted](), list[Link]()
     for number, result in enumerate(results):
         url = safe_url(result.url)
         title = clean_line(result.title, _MAX_TITLE) or _place(url)
-        links.append(Link(url, passage=result.snippet))
         snippet = clean_line(result.snippet, _MAX_SNIPPET)
         block = [marker(number, title, _place(url)), *(wrap(snippet) if snippet else ()), ""]
-        lines += block
-        origins += [Origin(url, title)] * len(block)
+        quoted += [(line, Origin(url, title)) for line in block]
+        links.append(Link(url, passage=result.snippet))
     title = f"Search results for: {clean_line(query, _MAX_TITLE)}"
-    if not lines:
-        return Page("", title, ("No results. Try other words.",))
-    return Page("", title, tuple(lines[:-1]), tuple(links), tuple(origins[:-1]))
+    return _quoting("", title, quoted, links) or Page("", title, ("No results. Try other words.",))
 
 
 def matches_page(page: Page, pattern: str) -> Page:
     """Where a page says something: per match its link and the lines around it."""
-    lines, links, origins, shown = list[str](), list[Link](), list[Origin](), -1
-    title = f"Matches of “{clean_line(pattern, _MAX_TITLE)}” in {page.title}"
+    quoted, links, shown = list[Quoted](), list[Link](), -1
     for line in page.matches(pattern):
         if line <= shown:
             continue
         if len(links) == _MAX_MATCHES:
-            lines.append(f"(More than {_MAX_MATCHES} matches: only these are shown.)")
-            origins.append(page.origin(line))
+            quoted.append((f"(More than {_MAX_MATCHES} matches: only these are shown.)", page.origin(line)))
             break
         around = range(max(shown + 1, line - _BEFORE), min(line + _AFTER + 1, len(page.lines)))
-        lines += [f"# {marker(len(links), f'match at L{line}')}", *(plain(page.lines[number]) for number in around), ""]
-        origins += [page.origin(number) for number in (line, *around, around[-1])]
-        links.append(Link(page.url, page=page, line=line))
         shown = around[-1]
-    if not lines:
-        return Page(page.url, title, ("No matches. Try fewer words, or words that the page uses.",))
-    return Page(page.url, title, tuple(lines), tuple(links), tuple(origins))
+        quoted.append((f"# {marker(len(links), f'match at L{line}')}", page.origin(line)))
+        quoted += [(plain(page.lines[number]), page.origin(number)) for number in around]
+        quoted.append(("", page.origin(shown)))
+        links.append(Link(page.url, page=page, line=line))
+    title = f"Matches of “{clean_line(pattern, _MAX_TITLE)}” in {page.title}"
+    nothing = Page(page.url, title, ("No matches. Try fewer words, or words that the page uses.",))
+    return _quoting(page.url, title, quoted, links) or nothing
+
+
+def _quoting(url: str, title: str, quoted: list[Quoted], links: list[Link]) -> Page | None:
+    """A page of lines that quote others, without the blank one at its end; None for none."""
+    if not quoted:
+        return None
+    lines, origins = zip(*(quoted if quoted[-1][0] else quoted[:-1]), strict=True)
+    return Page(url, title, lines, tuple(links), origins)
 
 
 def wrap(line: str) -> list[str]:

@@ -113,8 +113,8 @@ class BrowserTool(RunnableTool):
                 raise BrowserError("browser.open: view_source: search results have no source; open one of them")
             return await self._fetch(page.url, view_source), 0
         if id >= len(page.links):
-            links = f"its links are 0 to {len(page.links) - 1}" if page.links else "it has no links"
-            raise BrowserError(f"browser.open: id: the page has no link {id}; {links}")
+            links = f"whose links are 0 to {len(page.links) - 1}" if page.links else "which has no links"
+            raise BrowserError(f"browser.open: id: link {id} is not on the page, {links}; check the cursor")
         link = page.links[id]
         if link.page is not None and not view_source:
             return link.page, link.page.around(link.line)
