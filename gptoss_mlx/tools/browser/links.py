@@ -7,7 +7,7 @@ Text from outside never holds these brackets: what looks like a link or a citati
 from __future__ import annotations
 
 import re
-from urllib.parse import quote, urldefrag, urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 LOCAL = "local://"
 """Begins the address of a document in a local folder; the path follows: `local:///notes/tides.md`."""
@@ -66,7 +66,7 @@ class Links:
     def mark(self, text: str, href: str) -> str:
         """The spelling of a link; only its text where it leads to no other page. `text` is clean."""
         url = join(self.base, href)
-        if url is None or url == urldefrag(self._own).url:
+        if url is None or url == self._own.partition("#")[0]:
             return text
         number = self._numbers.setdefault(url, len(self._numbers))
         place = site(url)
@@ -81,7 +81,7 @@ def join(base: str, href: str) -> str | None:
             url = LOCAL + urljoin(base.removeprefix(LOCAL), href)
         else:
             url = urljoin(base, href)
-        url = urldefrag(url).url
+        url = url.partition("#")[0]
         parts = urlsplit(url)
     except ValueError:
         return None
