@@ -164,7 +164,7 @@ def test_find_shows_fifty_matches_at_most_and_no_line_twice() -> None:
         ("find", {"pattern": "x", "cursor": 7}, "browser: cursor: no page 7; the cursors are 0 to 0"),
         ("open", {"loc": 3}, "browser.open: loc: the page has lines 0 to 2, line 3 was asked for"),
         ("open", {"id": "https://b.example"}, "https://b.example: not on the shelf"),
-        ("open", {"url": "x"}, "browser.open: unknown argument 'url'; it takes id, cursor, loc, num_lines, view_source, source"),
+        ("find", {"text": "x"}, "browser.find: unknown argument 'text'; it takes pattern, cursor"),
         ("open", {"loc": "top"}, 'browser.open: loc: an integer expected, "top" found'),
         ("open", {"loc": 1.5}, "browser.open: loc: an integer expected, 1.5 found"),
         ("open", {"id": [1]}, "browser.open: id: an integer or a text expected, [1] found"),

@@ -39,8 +39,9 @@ class Document:
 class Backend(Protocol):
     """A source of pages. Its methods raise BrowserError for whatever they cannot do."""
 
-    instructions: str | None
-    """What the model should know about this source, None for nothing."""
+    @property
+    def instructions(self) -> str | None:
+        """What the model should know about this source, None for nothing."""
 
     async def search(self, query: str, topn: int) -> list[SearchResult]:
         """At most `topn` hits, the best first."""

@@ -88,7 +88,7 @@ class LocalFolder:
         self.folder = Path(folder).expanduser().resolve()
         if not self.folder.is_dir():
             raise BrowserError(f"browser: {folder}: no such folder; name one that holds documents")
-        self.instructions: str | None = (
+        self.instructions = (
             "The browser reads a folder of the user's own documents and not the web: search it with the words that "
             "the documents use, and open them by the links of the results."
         )

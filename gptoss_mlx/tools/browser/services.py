@@ -38,7 +38,7 @@ class SearchService(ABC):
     """Which field of a result quotes the page."""
     markup: ClassVar[bool] = False
     """Whether titles and snippets hold tags and entities."""
-    instructions: str | None = None
+    instructions = None
 
     def __init__(self, key: str | None = None, *, web: Web | None = None, endpoint: str | None = None) -> None:
         self._name = type(self).__name__

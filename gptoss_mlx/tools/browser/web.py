@@ -24,7 +24,7 @@ class Web:
         RequestError: a bound makes no sense.
     """
 
-    instructions: str | None = "The browser cannot search: open addresses that you know, and links in what they show."
+    instructions = "The browser cannot search: open addresses that you know, and links in what they show."
 
     def __init__(
         self,
