@@ -70,6 +70,8 @@ def test_html_becomes_lines(html: str, expected: list[str]) -> None:
         ("go<a href=/b> there </a>now", ["go 【0†there】 now"], ["https://a.example/b"]),
         ("<a href=/b>1</a> <a href=/c>2</a> <a href=/b#x>3</a>", ["【0†1】 【1†2】 【0†3】"], ["https://a.example/b", "https://a.example/c"]),
         ("<base href='https://b.example/r/'><a href=s>S</a>", ["【0†S†b.example】"], ["https://b.example/r/s"]),
+        ("<base href='/r/'><base href='http://['><a href=s>S</a>", ["【0†S】"], ["https://a.example/r/s"]),
+        (f"<a href='//{'x' * 254}/'>no host</a>", ["no host"], []),
         ("<a href=/b><h2>Head</h2><p>teaser</p></a>", ["## 【0†Head】", "", "teaser"], ["https://a.example/b"]),
         ("<a href=/b><div></div>late</a>", ["【0†late】"], ["https://a.example/b"]),
         ("<a href=/b>open<a href=/c>next</a>", ["【0†open】【1†next】"], ["https://a.example/b", "https://a.example/c"]),
@@ -85,6 +87,12 @@ def test_html_becomes_lines(html: str, expected: list[str]) -> None:
 def test_links_are_marked_and_numbered(html: str, expected: list[str], leads_to: list[str]) -> None:
     assert lines(html) == expected
     assert urls(html) == leads_to
+
+
+def test_the_number_of_links_is_bounded() -> None:
+    page = document_page(Document(HERE, "".join(f"<a href=/{n}>x</a> " for n in range(6000)), "text/html"))
+    assert len(page.links) == 5000
+    assert page.lines[-1].endswith("x x x")
 
 
 def test_local_documents_link_to_each_other() -> None:
@@ -178,6 +186,8 @@ def test_json_gets_a_line_per_value_and_anything_else_stays() -> None:
     assert page.lines == ("{", ' "a": [', "  1,", '  "\ufffdé"', " ]", "}")
     assert document_page(Document(HERE, "{oops", "application/problem+json")).lines == ("{oops",)
     assert document_page(Document(HERE, "[" * 100_000, "application/json")).lines
+    deep = "[" + ",".join(["[" * 300 + "]" * 300] * 20) + "]"  # a line per bracket would be 150 times as long
+    assert sum(map(len, document_page(Document(HERE, deep, "application/json")).lines)) == len(deep)
 
 
 def test_empty_and_cut_documents_say_so() -> None:

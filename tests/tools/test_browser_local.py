@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gptoss_mlx.errors import RequestError
 from gptoss_mlx.tools.browser import BrowserError, Document, Indexed, LocalFolder
 
 
@@ -216,6 +217,8 @@ def test_an_index_of_something_else_is_refused(folder: Path, tmp_path: Path) -> 
 def test_there_must_be_a_folder_and_an_open_index(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(BrowserError, match="no such folder"):
         LocalFolder(tmp_path / "nowhere")
+    with pytest.raises(RequestError, match="max_bytes of at least 1 expected, 0 found"):
+        LocalFolder(folder, max_bytes=0)
     local = LocalFolder(folder)
     asyncio.run(local.close())
     with pytest.raises(BrowserError, match="closed"):

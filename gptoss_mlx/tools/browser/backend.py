@@ -5,11 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from ...errors import GptOssError
+from ...errors import GptOssError, RequestError
 
 
 class BrowserError(GptOssError):
     """A page cannot be searched for, fetched or shown. The model reads the message and may try something else."""
+
+
+def at_least(least: int, **bounds: int) -> None:
+    """Check bounds that a caller set; RequestError names the first that is too small."""
+    for name, value in bounds.items():
+        if value < least:
+            raise RequestError(f"browser: {name} of at least {least} expected, {value} found")
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ class _Renderer(HTMLParser):
             case "title":
                 self._in_title = not self.title
             case "base":
-                self.links.base = _attribute(attrs, "href") or self.links.base
+                self.links.rebase(_attribute(attrs, "href"))
             case "a":
                 self._end_link()
                 self._anchor = (_attribute(attrs, "href"), len(self._parts))

@@ -17,6 +17,7 @@ WIDTH = 80
 _MAX_TITLE = 120
 _MAX_SNIPPET = 600
 _MAX_MATCHES = 50
+_JSON_GROWTH = 10
 _BEFORE, _AFTER = 1, 2
 """Lines shown around a match."""
 _PIECES = re.compile(rf"\s{{0,40}}(?:【[^】]{{0,{2 * WIDTH}}}】[.,;:!?)]{{0,5}}|[^\s【]{{1,{WIDTH}}}|【)")
@@ -128,7 +129,7 @@ def _wrapped(lines: Iterable[str], cut: bool) -> Iterator[str]:
 
 def _place(url: str) -> str:
     """A site, or a local document's path in its folder."""
-    return clean(unquote(url.removeprefix(LOCAL + "/")) if url.startswith(LOCAL) else site(url) or url)
+    return clean_line(unquote(url.removeprefix(LOCAL + "/")) if url.startswith(LOCAL) else site(url) or url, _MAX_TITLE)
 
 
 def _mark_links(line: str, links: Links) -> str:
@@ -136,8 +137,14 @@ def _mark_links(line: str, links: Links) -> str:
 
 
 def _readable_json(text: str) -> str:
-    """JSON with a line per value; as it is where it is none."""
+    """JSON with a line per value; as it is where it is none, or would grow beyond measure by its depth."""
+    pieces, room = list[str](), _JSON_GROWTH * len(text)
     try:
-        return clean(json.dumps(json.loads(text), indent=1, ensure_ascii=False))
+        for piece in json.JSONEncoder(indent=1, ensure_ascii=False).iterencode(json.loads(text)):
+            pieces.append(piece)
+            room -= len(piece)
+            if room < 0:
+                return clean(text)
     except (ValueError, RecursionError):
         return clean(text)
+    return clean("".join(pieces))

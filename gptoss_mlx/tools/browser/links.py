@@ -12,7 +12,7 @@ from urllib.parse import quote, urljoin, urlsplit
 LOCAL = "local://"
 """Begins the address of a document in a local folder; the path follows: `local:///notes/tides.md`."""
 
-_MAX_URL = 2000
+_MAX_URL, _MAX_HOST, _MAX_LINKS = 2000, 253, 5000
 _CONTROLS = {code: None for code in (*range(32), *range(127, 160)) if code not in (9, 10)}
 _SURROGATES = dict.fromkeys(range(0xD800, 0xE000), "\N{REPLACEMENT CHARACTER}")
 _CLEAN = {**_CONTROLS, **_SURROGATES, **str.maketrans("【】†", "〖〗‡")}
@@ -53,9 +53,7 @@ class Links:
     """The links of a page, numbered as they are met; one address has one number."""
 
     def __init__(self, base: str) -> None:
-        self.base = base
-        """What relative addresses start from; HTML may change it."""
-        self._own = base
+        self._own = self._base = base
         self._numbers: dict[str, int] = {}
 
     @property
@@ -63,14 +61,23 @@ class Links:
         """The addresses in the order of their numbers."""
         return list(self._numbers)
 
+    def rebase(self, href: str) -> None:
+        """Let relative addresses start from another page than the one that they are on."""
+        self._base = join(self._own, href) or self._base
+
     def mark(self, text: str, href: str) -> str:
-        """The spelling of a link; only its text where it leads to no other page. `text` is clean."""
-        url = join(self.base, href)
+        """The spelling of a link; only its text where it leads to no other page, or is one too many.
+
+        `text` is clean.
+        """
+        url = join(self._base, href)
         if url is None or url == self._own.partition("#")[0]:
+            return text
+        if url not in self._numbers and len(self._numbers) == _MAX_LINKS:
             return text
         number = self._numbers.setdefault(url, len(self._numbers))
         place = site(url)
-        return marker(number, text, clean(place) if place != site(self._own) else "")
+        return marker(number, text, place if place != site(self._own) else "")
 
 
 def join(base: str, href: str) -> str | None:
@@ -83,10 +90,10 @@ def join(base: str, href: str) -> str | None:
             url = urljoin(base, href)
         url = url.partition("#")[0]
         parts = urlsplit(url)
+        on_web = parts.scheme in ("http", "https") and 0 < len(parts.hostname or "") <= _MAX_HOST
     except ValueError:
         return None
-    page = (parts.scheme in ("http", "https") and parts.hostname) or url.startswith(LOCAL)
-    return safe_url(url) if page and len(url) <= _MAX_URL else None
+    return safe_url(url) if (on_web or url.startswith(LOCAL)) and len(url) <= _MAX_URL else None
 
 
 def safe_url(url: str) -> str:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote_to_bytes
 
-from .backend import BrowserError, Document, SearchResult
+from .backend import BrowserError, Document, SearchResult, at_least
 from .decode import decode
 from .layout import document_page
 from .links import LOCAL, plain
@@ -82,9 +82,11 @@ class LocalFolder:
 
     Raises:
         BrowserError: there is no such folder, or `index` is another folder's, or no index at all.
+        RequestError: `max_bytes` is less than 1.
     """
 
     def __init__(self, folder: str | Path, index: str | Path | None = None, *, max_bytes: int = 2_000_000) -> None:
+        at_least(1, max_bytes=max_bytes)
         self.folder = Path(folder).expanduser().resolve()
         if not self.folder.is_dir():
             raise BrowserError(f"browser: {folder}: no such folder; name one that holds documents")

@@ -9,10 +9,9 @@ import asyncio
 import json
 from typing import Any
 
-from ...errors import RequestError
 from ...harmony.message import ToolNamespace
 from ..tool import RunnableTool, ToolResult
-from .backend import Backend, BrowserError
+from .backend import Backend, BrowserError, at_least
 from .citations import Citation, find_citations
 from .layout import document_page, matches_page, results_page, source_page
 from .page import Page
@@ -37,11 +36,10 @@ class BrowserTool(RunnableTool):
         RequestError: a bound is less than 1.
     """
 
-    def __init__(self, backend: Backend, *, view_chars: int = 6000, max_pages: int = 100) -> None:
-        for name, value in (("view_chars", view_chars), ("max_pages", max_pages)):
-            if value < 1:
-                raise RequestError(f"browser: {name} of at least 1 expected, {value} found")
+    def __init__(self, backend: Backend, *, view_chars: int = 6000, max_pages: int = 50) -> None:
+        at_least(1, view_chars=view_chars, max_pages=max_pages)
         self.namespace = ToolNamespace.browser()
+        self._schemas = {tool.name: tool.parameters or {} for tool in self.namespace.tools}
         self.instructions = backend.instructions
         self._backend = backend
         self._view_chars = view_chars
@@ -119,7 +117,7 @@ class BrowserTool(RunnableTool):
         if link.page is not None and not view_source:
             return link.page, link.page.around(link.line)
         opened = await self._fetch(link.url, view_source)
-        return opened, opened.around(opened.locate(link.passage))
+        return opened, opened.around(await asyncio.to_thread(opened.locate, link.passage))
 
     async def _fetch(self, url: str, view_source: bool) -> Page:
         document = await self._backend.fetch(url)
@@ -151,18 +149,16 @@ class BrowserTool(RunnableTool):
 
     def _read(self, name: str, arguments: str) -> dict[str, Any]:
         """The arguments of a call, checked and completed by the schema that the model was given."""
-        assert self.namespace is not None
-        tools = {tool.name: tool for tool in self.namespace.tools}
-        if name not in tools:
-            raise BrowserError(f"browser.{name}: no such function; call browser.{', browser.'.join(tools)}")
-        where, schema = f"browser.{name}", tools[name].parameters or {}
+        where = f"browser.{name}"
+        if name not in self._schemas:
+            raise BrowserError(f"{where}: no such function; call browser.{', browser.'.join(self._schemas)}")
+        properties, required = self._schemas[name]["properties"], self._schemas[name].get("required", ())
         given = _read_object(where, arguments)
-        unknown = next((key for key in given if key not in schema["properties"]), None)
+        unknown = next((key for key in given if key not in properties), None)
         if unknown is not None:
-            known = ", ".join(schema["properties"])
-            raise BrowserError(f"{where}: unknown argument {unknown[:_SHOWN]!r}; it takes {known}")
-        read = {key: _read_value(f"{where}: {key}", given.get(key), s) for key, s in schema["properties"].items()}
-        missing = next((key for key in schema.get("required", ()) if read[key] is None), None)
+            raise BrowserError(f"{where}: unknown argument {unknown[:_SHOWN]!r}; it takes {', '.join(properties)}")
+        read = {key: _read_value(f"{where}: {key}", given.get(key), schema) for key, schema in properties.items()}
+        missing = next((key for key in required if read[key] is None), None)
         if missing is not None:
             raise BrowserError(f"{where}: {missing} is missing")
         return read

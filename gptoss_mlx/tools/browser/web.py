@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from importlib.util import find_spec
 
 from ...errors import RequestError
-from .backend import BrowserError, Document, SearchResult
+from .backend import BrowserError, Document, SearchResult, at_least
 from .decode import decode
 
 
@@ -35,9 +36,8 @@ class Web:
         allow_private: bool = False,
     ) -> None:
         check_httpx()
-        for name, value, least in (("max_bytes", max_bytes, 1), ("max_redirects", max_redirects, 0)):
-            if value < least:
-                raise RequestError(f"browser: {name} of at least {least} expected, {value} found")
+        at_least(1, max_bytes=max_bytes)
+        at_least(0, max_redirects=max_redirects)
         if not 0 < timeout < float("inf"):
             raise RequestError(f"browser: timeout of some seconds expected, {timeout} found")
         self._max_bytes = max_bytes
@@ -73,10 +73,11 @@ def is_text(media_type: str) -> bool:
 
 
 def described(status: int) -> str:
-    """An HTTP status with its name."""
-    from http import HTTPStatus
-
-    return f"{status} {HTTPStatus(status).phrase}" if status in HTTPStatus._value2member_map_ else str(status)
+    """An HTTP status with its name, where it has one."""
+    try:
+        return f"{status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return str(status)
 
 
 def check_httpx() -> None:
