@@ -50,6 +50,7 @@ def urls(html: str) -> list[str]:
         ("a &amp; &lt;b&gt; &#233; &nbsp;&copy &bogus; &#xD800;", ["a & <b> é © &bogus; \ufffd"]),
         ("1 < 2 and 3 > 2 <", ["1 < 2 and 3 > 2"]),
         ("a<![CDATA[b]]>c<?php d ?>e<!DOCTYPE f>", ["ace"]),
+        ("a<![[[<&x>b<<!-- -->![[>c<![<><!-- d", ["ab<![[>c"]),
         ("<img alt='a cat'><img src=x><img alt=''>", ["[Image: a cat]"]),
         ("a <b>b</b><i> c </i> d", ["a b c d"]),
         ("fake 【3†link】", ["fake 〖3‡link〗"]),
@@ -116,7 +117,7 @@ FRAGMENTS = st.sampled_from(
         "</ol>", "<table>", "<tr>", "<td>", "<td/>", "</table>", "<pre>", "</pre>", "<h2>", "</h2>",
         "<script>", "</script>", "<style>", "<svg>", "</svg>", "<title>", "</title>", "<br/>",
         "<blockquote>", "</blockquote>", "<base href=//c>", "<img alt=【>", "<!--", "-->", "<![CDATA[", "]]>",
-        "<?", "<!", "</", "<", ">", "&", "&amp;", "&#", "&#x110000;",
+        "<![", "[", "!", "--", "<?", "<!", "</", "<", ">", "&", "&amp;", "&#", "&#x110000;",
         "【0†x】", "\x00", "\ud800", "text", "é", "文", " ", "\n",
     ]
 )  # fmt: skip

@@ -24,6 +24,7 @@ _MAX_TITLE = 200
 _MAX_DEPTH = 8
 """Of lists and quotations that are shown as nested."""
 _UNSEEN = re.compile(r"<!--|<(script|style)\b[^>]*>", re.IGNORECASE)
+_SECTION = re.compile(r"<!\[+")
 _ENDS = {name: re.compile(rf"</{name}\b", re.IGNORECASE) for name in ("script", "style")} | {None: re.compile("-->")}
 
 Attributes = list[tuple[str, str | None]]
@@ -52,19 +53,28 @@ def html_text(html: str, url: str) -> HtmlText:
 def _only_seen(html: str) -> str:
     """The HTML without comments, scripts, styles and an unfinished tag at the end.
 
-    The standard parser takes quadratic time for many unfinished ones; here each is looked for once.
+    The standard parser takes quadratic time for many unfinished ones; here each is looked for once. It also raises on
+    some sections that begin with `<![`: they become the comments that they are in HTML.
     """
-    text, end = html[: html.rfind(">") + 1], html[html.rfind(">") + 1 :]
+    tags, rest = _finished(html)
     kept, position = [], 0
-    while found := _UNSEEN.search(text, position):
-        kept.append(text[position : found.start()])
+    while found := _UNSEEN.search(tags, position):
+        kept.append(tags[position : found.start()])
         name = found[1].lower() if found[1] else None
-        closed = _ENDS[name].search(text, found.end())
-        if closed is None:
-            return "".join(kept)  # as browsers do: the rest of the page is in it
+        closed = _ENDS[name].search(tags, found.end())
+        if closed is None:  # as in browsers, the rest of the page is in it
+            position, rest = len(tags), ""
+            break
+        kept += ["<!---->"] if name is None else []  # what stands around a comment must not join to a tag
         position = closed.end() if name is None else closed.start()
-    kept += [text[position:], end.partition("<")[0]]
-    return "".join(kept).replace("<![", "<!")
+    kept.append(tags[position:])
+    return _SECTION.sub("<! ", "".join(_finished("".join(kept)))) + rest
+
+
+def _finished(html: str) -> tuple[str, str]:
+    """HTML up to the end of its last tag, and the text that follows."""
+    end = html.rfind(">") + 1
+    return html[:end], html[end:].partition("<")[0]
 
 
 class _Renderer(HTMLParser):
