@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import hub
+from .cache import Cache
 from .config import ModelConfig
 from .conversation import Done, Event, Reply, Turn
 from .engine import PREFILL_CHUNK, StopText, check_tokens, generate
@@ -22,6 +23,8 @@ from .sampling import Sampler, SamplingParams
 from .tokenizer import StreamDecoder, Tokenizer
 from .weights import load_model
 
+LOGITS_ROWS = 32
+"""Positions whose logits are held at once: 26 MB with the released vocabulary."""
 TODAY = "today"
 MAX_TOKENS = 16384
 """Tokens of one chat answer, thoughts included, unless asked otherwise."""
@@ -101,13 +104,35 @@ class GptOss:
         Raises:
             RequestError: no tokens, ids out of range, or more than the context holds.
         """
-        check_tokens(self.model, tokens)
-        cache = self.model.make_cache()
-        parts = []
+        return np.concatenate(list(self.logits_blocks(tokens)))
+
+    def logits_blocks(
+        self, tokens: Sequence[int], positions: Sequence[int] | None = None, cache: Sequence[Cache] | None = None
+    ) -> Iterator[npt.NDArray[np.float32]]:
+        """Logits of some positions, a few at a time: those of a long text would fill the memory.
+
+        Args:
+            tokens: T ids.
+            positions: ascending indices into `tokens`; None means all.
+            cache: what came before; holds the tokens too when the last block has been taken. None: nothing.
+
+        Yields:
+            (at most LOGITS_ROWS, vocabulary) in float32, together one row for each position.
+
+        Raises:
+            RequestError: no tokens, ids out of range, or more than the context holds.
+        """
+        cache = self.model.make_cache() if cache is None else cache
+        check_tokens(self.model, tokens, cache[0].offset)
+        wanted = np.arange(len(tokens)) if positions is None else np.asarray(positions, np.int64)
         for first in range(0, len(tokens), PREFILL_CHUNK):
             chunk = mx.array(list(tokens[first : first + PREFILL_CHUNK]))[None]
-            parts.append(np.array(self.model(chunk, cache)[0].astype(mx.float32)))
-        return np.concatenate(parts)
+            hidden = self.model.hidden(chunk, cache)
+            mx.eval(hidden, [layer.state for layer in cache])
+            rows = wanted[(wanted >= first) & (wanted < first + chunk.shape[1])] - first
+            for start in range(0, len(rows), LOGITS_ROWS):
+                block = hidden[:, mx.array(rows[start : start + LOGITS_ROWS])]
+                yield np.array(self.model.logits(block)[0].astype(mx.float32))
 
     def generate(
         self, tokens: Sequence[int], sampling: SamplingParams | None = None, max_tokens: int | None = None
