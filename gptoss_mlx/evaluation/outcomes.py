@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,10 +18,12 @@ from gptoss_mlx.convert import sources
 from gptoss_mlx.errors import RequestError
 from gptoss_mlx.runtime import GptOss
 
-from .runs import Outcome, Settings
+from .runs import Outcome, Settings, TaskReport, run_tasks
+from .tasks import Task
 from .texts import read_text
 
 HEADER = "gptoss_mlx_eval"
+FOREIGN = "results of an evaluation expected, something else found; name another file"
 SAMPLE = 1 << 20
 """Bytes of each weights file's beginning and end that tell one model from another of its size."""
 
@@ -43,39 +46,48 @@ class OutcomeFile:
     def __init__(self, path: Path, settings: Mapping[str, Any], *, overwrite: bool = False) -> None:
         self._path = path
         header = json.dumps({HEADER: dict(settings)}).encode() + b"\n"
-        try:
+        with self._one_line():
             data = path.read_bytes() if path.exists() else b""
-            whole = data[: data.rfind(b"\n") + 1]
-            if not whole and not header.startswith(data):
-                raise RequestError(
-                    f"{path}: results of an evaluation expected, something else found; name another file"
-                )
-            self.done = _read(path, whole, settings, overwrite=overwrite)
-            kept = b"" if overwrite else whole
+        whole = data[: data.rfind(b"\n") + 1]
+        if not whole and not header.startswith(data):
+            raise RequestError(f"{path}: {FOREIGN}")
+        self.done = _read(path, whole, settings, overwrite=overwrite)
+        kept = b"" if overwrite else whole
+        with self._one_line():
             self._file: BinaryIO = path.open("r+b" if path.exists() else "w+b", buffering=0)
             self._file.truncate(len(kept))
             self._file.seek(len(kept))
             if not kept:
                 self._file.write(header)
-        except OSError as error:
-            raise RequestError(f"{path}: cannot be written: {error.strerror}") from None
 
     def append(self, outcome: Outcome) -> None:
-        """Add an outcome; it is in the file when this returns."""
-        self._file.write(json.dumps(asdict(outcome)).encode() + b"\n")
+        """Add an outcome; it is in the file when this returns.
+
+        Raises:
+            RequestError: the disk does not take it.
+        """
+        with self._one_line():
+            self._file.write(json.dumps(asdict(outcome)).encode() + b"\n")
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
+    @contextmanager
+    def _one_line(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RequestError(f"{self._path}: cannot be written: {error.strerror}") from None
+
 
 def _read(path: Path, whole: bytes, settings: Mapping[str, Any], *, overwrite: bool) -> dict[str, Outcome]:
-    lines = whole.splitlines()
+    lines = whole.split(b"\n")[:-1]
     if not lines:
         return {}
     found = _object(lines[0], f"{path}:1").get(HEADER)
     if not isinstance(found, dict):
-        raise RequestError(f"{path}: results of an evaluation expected, something else found; name another file")
+        raise RequestError(f"{path}: {FOREIGN}")
     if overwrite:
         return {}
     for key in (*settings, *found):
@@ -90,7 +102,7 @@ def _read(path: Path, whole: bytes, settings: Mapping[str, Any], *, overwrite: b
 
 def _outcome(line: bytes, where: str) -> Outcome:
     row = _object(line, where)
-    kinds = {"correct": bool, "extracted": (str, type(None)), "tokens": int}
+    kinds: dict[str, Any] = {"correct": bool, "extracted": (str, type(None)), "tokens": int}
     names = [field.name for field in fields(Outcome)]
     if set(row) != set(names) or not all(isinstance(row[name], kinds.get(name, str)) for name in names):
         raise RequestError(f"{where}: an outcome expected, something else found; remove the line or the file")
@@ -105,6 +117,36 @@ def _object(line: bytes, where: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise RequestError(f"{where}: a JSON object expected, something else found; remove the line or the file")
     return row
+
+
+def run_kept(
+    model: GptOss,
+    tasks: Sequence[Task],
+    settings: Settings,
+    path: Path,
+    out: Path | None,
+    *,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] = lambda *_: None,
+) -> TaskReport:
+    """`run_tasks`, with the outcomes kept in a file and taken up from there.
+
+    Args:
+        model: any.
+        tasks: all or some of those in `path`.
+        settings: how to put them.
+        path: the file that they come from.
+        out: where to keep outcomes; None: nowhere.
+        overwrite: start `out` over.
+        progress: told (tasks done, tasks in all).
+
+    Raises:
+        RequestError: see `OutcomeFile` and `run_tasks`.
+    """
+    if out is None:
+        return run_tasks(model, tasks, settings, progress=progress)
+    with closing(OutcomeFile(out, fingerprint(model, path, settings), overwrite=overwrite)) as file:
+        return run_tasks(model, tasks, settings, done=file.done, keep=file.append, progress=progress)
 
 
 def fingerprint(model: GptOss, tasks: Path, settings: Settings) -> dict[str, Any]:

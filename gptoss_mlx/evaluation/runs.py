@@ -161,7 +161,8 @@ def run_tasks(
     settings: Settings,
     *,
     done: Mapping[str, Outcome] | None = None,
-    report: Callable[[Outcome], None] = lambda _: None,
+    keep: Callable[[Outcome], None] = lambda _: None,
+    progress: Callable[[int, int], None] = lambda *_: None,
 ) -> TaskReport:
     """Put tasks to a model, one after the other.
 
@@ -170,7 +171,8 @@ def run_tasks(
         tasks: at least one.
         settings: how.
         done: outcomes by id, of tasks that need not be put again.
-        report: told each new outcome as soon as it is there.
+        keep: told each new outcome as soon as it is there.
+        progress: told (tasks done, tasks in all).
 
     Raises:
         RequestError: a task does not fit the context, or cannot be scored as asked; it is named by its id.
@@ -181,14 +183,15 @@ def run_tasks(
     for task in tasks:
         if settings.score == "likelihood" and not task.choices:
             raise RequestError(f"task {task.id!r}: choices are needed to score likelihoods; none found")
-    for task in tasks:
+    for number, task in enumerate(tasks):
+        progress(number, len(tasks))
         if task.id in outcomes:
             continue
         try:
             outcomes[task.id] = _put(model, task, settings)
         except GptOssError as error:
             raise RequestError(f"task {task.id!r}: {error}") from None
-        report(outcomes[task.id])
+        keep(outcomes[task.id])
     return TaskReport.of(settings, [outcomes[task.id] for task in tasks])
 
 

@@ -24,6 +24,7 @@ from gptoss_mlx.tokenizer import Tokenizer
 
 FIELDS = {"messages": list, "effort": str, "instructions": str, "tools": list, "date": str}
 NOTES = ("id", "kind", "call", "result", "final")
+Progress = Callable[[int, int], None]
 ANSWER_TOKENS = 512
 """Tokens at most of an answer that a conversation lacks."""
 
@@ -34,6 +35,48 @@ class Passage:
 
     tokens: Sequence[int]
     positions: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Material:
+    """What to compare models on: a file or random tokens.
+
+    Attributes:
+        text: plain text, or conversations if its name ends in .jsonl.
+        tokens: so many random ones instead.
+        limit: of a text only so many tokens, of conversations only so many.
+        context: tokens of plain or random text that are run together.
+        seed: of random tokens.
+
+    Raises:
+        RequestError: both or neither of `text` and `tokens`, or a file that cannot be read.
+    """
+
+    text: Path | None = None
+    tokens: int | None = None
+    limit: int | None = None
+    context: int = 2048
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.text is None) == (self.tokens is None):
+            raise RequestError("text: a file or a number of random tokens expected, one of the two")
+        if self.text is not None:
+            read_text(self.text)
+        elif self.limit is not None:
+            raise RequestError("limit: meant for a file; say how many random tokens instead")
+
+    def passages(self, model: GptOss, progress: Progress | None = None) -> list[Passage]:
+        """The passages to run; `model` answers conversations that lack an answer.
+
+        Raises:
+            RequestError: see `conversation_passages`.
+        """
+        if self.text is None:
+            return text_passages(random_tokens(model.tokenizer, self.tokens or 1, self.seed), self.context)
+        if self.text.suffix == ".jsonl":
+            return conversation_passages(self.text, model, self.limit, progress)
+        return text_passages(model.tokenizer.encode(read_text(self.text))[: self.limit], self.context)
 
 
 def read_text(path: Path) -> str:
@@ -85,7 +128,7 @@ def random_tokens(tokenizer: Tokenizer, count: int, seed: int) -> list[int]:
 
 
 def conversation_passages(
-    path: Path, model: GptOss, limit: int | None = None, progress: Callable[[int, int], None] | None = None
+    path: Path, model: GptOss, limit: int | None = None, progress: Progress | None = None
 ) -> list[Passage]:
     """Conversations of a file, in which what the assistant writes counts.
 
