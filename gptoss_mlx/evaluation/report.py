@@ -21,6 +21,9 @@ from .divergence import Divergence, PresetResult
 from .perplexity import Perplexity
 from .runs import GroupScore, TaskReport
 
+FLOOR = 1e-8
+"""Divergences below it are drawn at it: a logarithmic axis has no zero."""
+
 
 def perplexity_table(found: Perplexity) -> Table:
     """Perplexity and what it was measured on."""
@@ -104,11 +107,11 @@ def _scored(group: GroupScore) -> tuple[str, ...]:
 def plot_divergence(path: Path, found: Divergence, title: str) -> None:
     """Draw the share of positions that diverge by more than so many nats."""
     with _axes(path, title) as axes:
-        nats = np.sort(np.maximum(found.nats, 1e-12))  # a logarithmic axis has no zero
+        nats = np.sort(np.maximum(found.nats, FLOOR))
         axes.step(nats, 100 * (1 - np.arange(len(nats)) / len(nats)), where="post")
         for name, value in (("mean", found.mean), ("99th percentile", found.quantile(0.99))):
-            axes.axvline(max(value, 1e-12), linestyle=":", color="gray")
-            axes.annotate(f" {name} {value:.1e}", (max(value, 1e-12), 100), rotation=90, va="top")
+            axes.axvline(max(value, FLOOR), linestyle=":", color="gray")
+            axes.annotate(f" {name} {value:.1e}", (max(value, FLOOR), 100), rotation=90, va="top")
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.set_xlabel("KL divergence (nats)")
@@ -121,7 +124,7 @@ def plot_presets(path: Path, results: Sequence[PresetResult], title: str) -> Non
         for experts in dict.fromkeys(result.preset.experts for result in results):
             mine = [result for result in results if result.preset.experts == experts]
             sizes = [result.size / 1e6 for result in mine]
-            means = [max(result.divergence.mean, 1e-12) for result in mine]
+            means = [max(result.divergence.mean, FLOOR) for result in mine]
             axes.plot(sizes, means, "o", label=f"experts {experts}")
             for result, *place in zip(mine, sizes, means, strict=True):
                 axes.annotate(f" {result.preset.dense}", tuple(place))
