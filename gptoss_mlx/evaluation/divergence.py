@@ -151,7 +151,8 @@ def _compared(reference: Block, candidate: Block) -> tuple[Floats, npt.NDArray[n
 
 def _likeliest(block: Block) -> npt.NDArray[np.intp]:
     """The five likeliest tokens of each position, in no order."""
-    return np.argpartition(block, -TOP, axis=-1)[:, -TOP:]
+    count = min(TOP, block.shape[-1])
+    return np.argpartition(block, -count, axis=-1)[:, -count:]
 
 
 class StoredLogits:

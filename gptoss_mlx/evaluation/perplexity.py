@@ -9,6 +9,7 @@ between models of one vocabulary; bits per byte compare between any.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ from gptoss_mlx.runtime import GptOss
 from .scoring import Floats, score_tokens
 
 CONTEXT = 2048
+LARGEST = math.log(sys.float_info.max)
 Progress = Callable[[int, int], None]
 
 
@@ -60,7 +62,7 @@ class Perplexity:
     @property
     def perplexity(self) -> float:
         """exp of the mean: among how many equally likely tokens the model is undecided."""
-        return math.exp(self.nats)
+        return math.exp(self.nats) if self.nats < LARGEST else math.inf
 
     @property
     def perplexity_error(self) -> float | None:
@@ -73,12 +75,14 @@ class Perplexity:
         return self.nats * self.scored / math.log(2) / self.scored_bytes
 
     def to_dict(self) -> dict[str, Any]:
-        """Every figure as plain JSON values."""
+        """Every figure as plain JSON values; null for what is beyond them."""
+        finite = self.perplexity < math.inf
         return {
             "tokens": self.tokens, "scored_tokens": self.scored, "scored_bytes": self.scored_bytes,
             "context_tokens": self.context, "stride_tokens": self.stride, "windows": self.windows,
             "nats_per_token": self.nats, "nats_per_token_standard_error": self.standard_error,
-            "perplexity": self.perplexity, "perplexity_standard_error": self.perplexity_error,
+            "perplexity": self.perplexity if finite else None,
+            "perplexity_standard_error": self.perplexity_error if finite else None,
             "bits_per_byte": self.bits_per_byte,
         }  # fmt: skip
 

@@ -152,7 +152,7 @@ def wilson(correct: int, count: int) -> tuple[float, float]:
     share, scale = correct / count, 1 + z * z / count
     middle = (share + z * z / (2 * count)) / scale
     half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / scale
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return (middle - half if correct else 0.0), (middle + half if correct < count else 1.0)
 
 
 def run_tasks(

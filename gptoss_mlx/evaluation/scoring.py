@@ -14,6 +14,7 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
+from gptoss_mlx.engine import check_tokens
 from gptoss_mlx.engine.generate import prefill
 from gptoss_mlx.errors import CheckpointError
 from gptoss_mlx.runtime import GptOss
@@ -68,6 +69,7 @@ def score_tokens(model: GptOss, tokens: Sequence[int], first: int = 1) -> Scores
     Raises:
         RequestError: ids out of range, or more than the context holds.
     """
+    check_tokens(model.model, tokens[-1:])  # which is not read
     blocks = model.logits_blocks(tokens[:-1], range(first - 1, len(tokens) - 1))
     return score_blocks(blocks, tokens[first:])
 
@@ -82,6 +84,7 @@ def score_endings(model: GptOss, prompt: Sequence[int], endings: Iterable[Sequen
     logits: Block = np.array(prefill(model.model, prompt, cache)[None].astype(mx.float32))
     found = []
     for ending in endings:
+        check_tokens(model.model, ending[-1:])
         fork = [copy.copy(layer) for layer in cache]
         rest = model.logits_blocks(ending[:-1], cache=fork) if len(ending) > 1 else ()
         found.append(score_blocks((logits, *rest), ending))
