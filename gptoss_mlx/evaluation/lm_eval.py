@@ -10,8 +10,9 @@ rendered as harmony; generation then thinks and returns the channel final alone,
 beginning of a final message without thoughts. A chat travels through lm-eval, which passes nothing but texts, as
 JSON behind a mark.
 
-What was run: the tests use a stand-in for lm-eval's base class; by hand, classes and methods were tried with
-lm-eval 0.4.13's own base class, registry and requests, not with its tasks, which need the network.
+What was run: the tests use a stand-in for lm-eval's base class and registry. By hand, lm-eval 0.4.13 itself ran
+multiple-choice, generation and rolling tasks of a local file on the embedded model, raw and as chats; its published
+tasks, which need the network, have not been run.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ class Adapter:
             that do not think, and apply to raw texts only.
         max_length: tokens that the model reads at most; None: its context.
         exact: see `gptoss_mlx.load`.
-        batch_size, max_batch_size, device: given by lm-eval; one sequence at a time on MLX's device is all there is.
+        batch_size, max_batch_size: given by lm-eval; one sequence at a time is all there is.
+        device: given by lm-eval, "cuda:0" unless told otherwise; not used, as MLX chooses its device itself.
 
     Raises:
         RequestError: a value is out of its range.
@@ -73,8 +75,8 @@ class Adapter:
         device: str | None = None,
     ) -> None:
         super().__init__()
-        if str(batch_size) != "1" or max_batch_size is not None or device is not None:
-            raise RequestError("batch_size 1 and no max_batch_size or device expected; MLX chooses its device itself")
+        if str(batch_size) != "1" or max_batch_size is not None:
+            raise RequestError(f"batch_size 1 and no max_batch_size expected, {batch_size}, {max_batch_size} found")
         self.runtime = load(pretrained, exact=exact)
         most = self.runtime.config.max_position_embeddings
         self.max_length = most if max_length is None else max_length
@@ -212,7 +214,8 @@ def register() -> Any:
         registry = importlib.import_module("lm_eval.api.registry")
     except ImportError as error:
         raise RequestError(f"lm-eval: cannot be imported ({error}); pip install 'gptoss-mlx[lm-eval]'") from None
-    return registry.register_model(NAME)(types.new_class("GptOssLM", (Adapter, base)))
+    joined = types.new_class("GptOssLM", (Adapter, base), exec_body=lambda body: body.update(__module__=__name__))
+    return registry.register_model(NAME)(joined)
 
 
 def main() -> None:

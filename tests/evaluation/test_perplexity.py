@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -91,7 +92,7 @@ def test_a_context_without_overlap_predicts_from_one_token_at_least(toy: GptOss)
         ([1, 2], {"stride": 0}, "stride: 1 to 2048"),
     ],
 )
-def test_refusals(toy: GptOss, tokens: list[int], options: dict[str, int], says: str) -> None:
+def test_refusals(toy: GptOss, tokens: list[int], options: dict[str, Any], says: str) -> None:
     with pytest.raises(RequestError, match=says):
         perplexity(toy, tokens, **options)
 
