@@ -147,7 +147,8 @@ def presets(
         found = compare_presets(folder, passages, chosen, exact=exact, progress=report)
         draw(plot_presets, found, f"presets of {display_name(folder)}")
     figures = {"presets": [result.to_dict() for result in found]}
-    show({"source": display_name(folder)}, figures, presets_table(found), as_json)
+    about = {"source": display_name(folder), "positions": len(found[0].divergence.nats)}
+    show(about, figures, presets_table(found), as_json)
 
 
 @eval.command(cls=OneLineErrors)
@@ -215,7 +216,7 @@ def drawer(path: Path | None) -> Callable[..., None]:
     return draw
 
 
-def show(about: dict[str, str], figures: dict[str, Any], table: Table, as_json: bool) -> None:
+def show(about: dict[str, Any], figures: dict[str, Any], table: Table, as_json: bool) -> None:
     """Print what was found: as JSON, or as a table under what it is about."""
     from rich.console import Console
 

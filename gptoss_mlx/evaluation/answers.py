@@ -67,7 +67,7 @@ def judge(final: str, match: Match, answer: str, choices: Sequence[str] = ()) ->
             return Verdict(final.strip() or None, answer.casefold() in final.casefold())
         case "regex":
             found = re.search(answer, final)
-            return Verdict(found[0] if found else None, found is not None)
+            return Verdict(found[0] if found else final.strip() or None, found is not None)
 
 
 def boxed(text: str) -> str | None:
@@ -85,10 +85,11 @@ def boxed(text: str) -> str | None:
 
 
 def undressed(text: str) -> str:
-    """Text without Markdown's emphasis, LaTeX's wrappers and currency signs; fractions as a/b."""
+    """Text without Markdown's emphasis, LaTeX's wrappers, currency signs and runs of spaces; fractions as a/b."""
     text = text.replace("{,}", ",").replace("−", "-").replace("\\%", "%")
     text = _FRACTION.sub(r"\1/\2", _WRAPPER.sub(r"\1", text))
-    return _MARKUP.sub("", text).strip()
+    lines = (" ".join(line.split()) for line in _MARKUP.sub("", text).splitlines())
+    return "\n".join(line for line in lines if line)
 
 
 def find_letter(text: str, choices: Sequence[str]) -> str | None:
@@ -103,7 +104,7 @@ def find_letter(text: str, choices: Sequence[str]) -> str | None:
     options = set(_letters(_OPTION_LETTER, plain, choices))
     if options:
         return options.pop() if len(options) == 1 else None
-    lines = {letter for line in plain.splitlines() if (letter := _of_line(line.strip(), choices))}
+    lines = {letter for line in plain.splitlines() if (letter := _of_line(line, choices))}
     if lines:
         return lines.pop() if len(lines) == 1 else None
     return _named(plain, choices)
@@ -127,8 +128,8 @@ def _of_line(line: str, choices: Sequence[str]) -> str | None:
 
 def _named(text: str, choices: Sequence[str]) -> str | None:
     """The letter of the only choice whose text occurs; a choice within another that occurs does not count."""
-    folded = [_folded(choice) for choice in choices]
-    found = [c for c in folded if c and re.search(rf"(?<!\w){re.escape(c)}(?!\w)", _folded(text))]
+    text, folded = _folded(text), [_folded(choice) for choice in choices]
+    found = [c for c in folded if c and re.search(rf"(?<!\w){re.escape(c)}(?!\w)", text)]
     longest = [c for c in found if not any(c != other and c in other for other in found)]
     return LETTERS[folded.index(longest[0])] if len(longest) == 1 else None
 
@@ -141,17 +142,19 @@ def find_number(text: str) -> str | None:
     """The number that a text settles on, as it is written there: boxed, stated as the answer, else the last one."""
     box = boxed(text)
     plain = undressed(text) if box is None else box
+    end = len(plain)
     for stated in reversed(list(_STATED_NUMBER.finditer(plain))):
-        match = _NUMBER.search(plain, stated.end())
+        match = _NUMBER.search(plain, stated.end(), end)
         if match is not None:
             return match[0]
+        end = stated.start()
     numbers = [match[0] for match in _NUMBER.finditer(plain)]
     return numbers[-1] if numbers else None
 
 
 def to_number(text: str) -> Fraction | None:
     """The exact value of a number such as -1,234.50, 3/4 or 1e6; None for any other text."""
-    plain = undressed(text).removesuffix("%").replace(" ", "")
+    plain = undressed(text).removesuffix("%")
     if not _NUMBER.fullmatch(plain):
         return None
     top, _, bottom = plain.replace(",", "").partition("/")

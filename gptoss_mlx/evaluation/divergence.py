@@ -26,11 +26,10 @@ from gptoss_mlx.errors import RequestError
 from gptoss_mlx.runtime import GptOss, load
 from gptoss_mlx.tokenizer import Tokenizer
 
-from .scoring import Block, Floats, log_softmax
+from .scoring import Block, Floats, Progress, log_softmax
 from .texts import Passage
 
 TOP = 5
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

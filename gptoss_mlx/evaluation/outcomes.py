@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -19,6 +19,7 @@ from gptoss_mlx.errors import RequestError
 from gptoss_mlx.runtime import GptOss
 
 from .runs import Outcome, Settings, TaskReport, run_tasks
+from .scoring import Progress
 from .tasks import Task
 from .texts import read_text
 
@@ -53,12 +54,11 @@ class OutcomeFile:
             raise RequestError(f"{path}: {FOREIGN}")
         self.done = _read(path, whole, settings, overwrite=overwrite)
         kept = b"" if overwrite else whole
+        self._header = b"" if kept else header  # written with the first outcome: settings without any bind nobody
         with self._one_line():
             self._file: BinaryIO = path.open("r+b" if path.exists() else "w+b", buffering=0)
             self._file.truncate(len(kept))
             self._file.seek(len(kept))
-            if not kept:
-                self._file.write(header)
 
     def append(self, outcome: Outcome) -> None:
         """Add an outcome; it is in the file when this returns.
@@ -67,7 +67,8 @@ class OutcomeFile:
             RequestError: the disk does not take it.
         """
         with self._one_line():
-            self._file.write(json.dumps(asdict(outcome)).encode() + b"\n")
+            self._file.write(self._header + json.dumps(asdict(outcome)).encode() + b"\n")
+        self._header = b""
 
     def close(self) -> None:
         """Close the file."""
@@ -127,7 +128,7 @@ def run_kept(
     out: Path | None,
     *,
     overwrite: bool = False,
-    progress: Callable[[int, int], None] = lambda *_: None,
+    progress: Progress = lambda *_: None,
 ) -> TaskReport:
     """`run_tasks`, with the outcomes kept in a file and taken up from there.
 

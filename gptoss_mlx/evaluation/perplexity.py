@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +19,10 @@ import numpy as np
 from gptoss_mlx.errors import RequestError
 from gptoss_mlx.runtime import GptOss
 
-from .scoring import Floats, score_tokens
+from .scoring import Floats, Progress, score_tokens
 
 CONTEXT = 2048
 LARGEST = math.log(sys.float_info.max)
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from gptoss_mlx.runtime import MAX_TOKENS, GptOss
 from gptoss_mlx.sampling import SamplingParams
 
 from .answers import LETTERS, Verdict, judge
-from .scoring import score_endings
+from .scoring import Progress, score_endings
 from .tasks import Task
 
 Score = Literal["generate", "likelihood"]
@@ -162,7 +162,7 @@ def run_tasks(
     *,
     done: Mapping[str, Outcome] | None = None,
     keep: Callable[[Outcome], None] = lambda _: None,
-    progress: Callable[[int, int], None] = lambda *_: None,
+    progress: Progress = lambda *_: None,
 ) -> TaskReport:
     """Put tasks to a model, one after the other.
 

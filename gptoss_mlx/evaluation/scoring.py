@@ -7,7 +7,7 @@ Everything is summed in float64: the divergence of a good preset is smaller than
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -22,6 +22,8 @@ from gptoss_mlx.runtime import GptOss
 Block = npt.NDArray[np.float32]
 """Logits (positions, vocabulary)."""
 Floats = npt.NDArray[np.float64]
+Progress = Callable[[int, int], None]
+"""Told the work done and the work in all."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ A file of conversations has one JSON object per line: `messages` in OpenAI's cha
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,10 @@ from gptoss_mlx.runtime import GptOss
 from gptoss_mlx.sampling import SamplingParams
 from gptoss_mlx.tokenizer import Tokenizer
 
+from .scoring import Progress
+
 FIELDS = {"messages": list, "effort": str, "instructions": str, "tools": list, "date": str}
 NOTES = ("id", "kind", "call", "result", "final")
-Progress = Callable[[int, int], None]
 ANSWER_TOKENS = 512
 """Tokens at most of an answer that a conversation lacks."""
 

@@ -108,7 +108,8 @@ def test_numbers(text: str) -> None:
     [
         ("42", 42), ("42.0", 42), ("+42", 42), ("042", 42), ("4.2e1", 42), ("1,234,567", 1234567), ("50%", 50),
         ("3/4", Fraction(3, 4)), ("0.75", Fraction(3, 4)), ("-.5", Fraction(-1, 2)), ("$5", 5), ("1e999", 10**999),
-        ("1/0", None), ("1e9999", None), ("nan", None), ("inf", None), ("", None), ("12,34", None), ("1 2", 12),
+        ("1/0", None), ("1e9999", None), ("nan", None), ("inf", None), ("", None), ("12,34", None), ("1 2", None),
+        ("3 / 4", Fraction(3, 4)),
         ("9" * 5000, None), ("four", None), ("٣", 3),
     ],
 )  # fmt: skip
@@ -129,7 +130,8 @@ def test_values(text: str, value: Fraction | int | None) -> None:
         ("The capital is PARIS.", "contains", "Paris", "The capital is PARIS.", True),
         ("", "contains", "Paris", None, False),
         ("in 1789 or so", "regex", r"\b17\d\d\b", "1789", True),
-        ("in 1889", "regex", r"\b17\d\d\b", None, False),
+        ("in 1889", "regex", r"\b17\d\d\b", "in 1889", False),
+        ("", "regex", r"\d", None, False),
     ],
 )
 def test_matches(final: str, match: str, answer: str, extracted: str | None, correct: bool) -> None:
@@ -181,6 +183,9 @@ def test_any_text_is_judged(final: str, match: str, choices: list[str]) -> None:
         assert re.search(r"\d", found.extracted)
 
 
-def test_braces_without_end_take_no_time() -> None:
+def test_degenerate_texts_take_no_time() -> None:
+    for text in (" ", "\n", " \n"):
+        assert find_letter("the answer" + text * 100_000, CITIES) is None
+    assert find_number("the answer is " * 20_000) is None
     assert boxed(r"\boxed{" * 100_000) is None
     assert boxed(r"\boxed{" * 100_000 + "5" + "}" * 100_000) == "5"

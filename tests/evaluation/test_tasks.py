@@ -265,6 +265,12 @@ class TestKeeping:
             run_kept(demo, read_tasks(changed), GREEDY, changed, out)
         assert out.read_bytes() == whole[0]
 
+    def test_settings_without_outcomes_bind_nobody(self, demo: GptOss, file: Path, tmp_path: Path) -> None:
+        out = tmp_path / "out.jsonl"
+        with pytest.raises(RequestError, match="choices are needed"):
+            run_kept(demo, read_tasks(file), Settings(score="likelihood"), file, out)
+        assert run_kept(demo, read_tasks(file)[:1], GREEDY, file, out).total.correct == 1
+
     @pytest.mark.parametrize("content", [b"precious", b"precious\n", b"[]\n", b'{"a": 1}\n', b"\xff\n"])
     @pytest.mark.parametrize("overwrite", [True, False])
     def test_a_foreign_file_is_never_touched(self, tmp_path: Path, content: bytes, overwrite: bool) -> None:
