@@ -6,7 +6,6 @@ A reply comes out of the sandbox, so nothing about it is taken for granted.
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -87,6 +86,6 @@ def _text(value: Any) -> str:
 def _picture(value: Any) -> bytes | None:
     try:
         data = base64.b64decode(value, validate=True)
-    except (binascii.Error, TypeError, ValueError):
+    except (TypeError, ValueError):
         return None
     return data if data.startswith(PNG) else None

@@ -1,8 +1,8 @@
 """One running sandbox with a Jupyter kernel in it, seen from outside.
 
 The runner inside speaks lines of JSON over a pair of sockets. Everything here blocks and belongs to one thread; only
-`interrupt` and `kill` may be called from another. That thread has to live as long as the sandbox: what bubblewrap
-calls its parent, with which it dies, is the thread that started it.
+`kill` may be called from another. That thread has to live as long as the sandbox: what bubblewrap calls its parent,
+with which it dies, is the thread that started it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,6 @@ class Kernel:
         self._folder = folder
         self._limits = limits
         self._resources = ExitStack()
-        self._interrupted = threading.Event()
         self._starting = threading.Lock()  # a sandbox that is killed while it starts must not go on
         self._killed = False
         self._root: psutil.Process | None = None
@@ -92,22 +91,17 @@ class Kernel:
         """What the processes had too much of, if they were ended for it."""
         return self._watch.excess or ""
 
-    def run(self, code: str) -> Reply:
-        """Run a cell and wait for its end."""
+    def run(self, code: str, stop: threading.Event) -> Reply:
+        """Run a cell to its end, or until another thread sets `stop`."""
         self._watch.busy = True
         try:
             self._send({"code": code, "seconds": self._limits.timeout})
-            reply = self._receive(self._limits.timeout + STOP_SECONDS, stoppable=True)
+            reply = self._receive(self._limits.timeout + STOP_SECONDS, stop)
             return self._lost("") if reply.final and self.excess else reply
         except OSError:
             return self._lost("the sandbox ended")
         finally:
             self._watch.busy = False
-            self._interrupted.clear()
-
-    def interrupt(self) -> None:
-        """Stop the cell that runs. Callable from any thread."""
-        self._interrupted.set()
 
     def kill(self) -> None:
         """End all processes at once; a cell that runs is lost. Callable from any thread."""
@@ -129,15 +123,15 @@ class Kernel:
         self._socket.settimeout(STOP_SECONDS)  # it only blocks when the runner does not read
         self._socket.sendall(json.dumps(request).encode() + b"\n")
 
-    def _receive(self, seconds: float, stoppable: bool = False) -> Reply:
+    def _receive(self, seconds: float, stop: threading.Event | None = None) -> Reply:
         """The runner's next reply, which ends with its line; "lost" when it does not come in time."""
         deadline = time.monotonic() + seconds
         line = bytearray()
         while not line.endswith(b"\n"):
             if time.monotonic() > deadline or len(line) > MOST_REPLY:
                 return self._lost("the sandbox did not answer")
-            if stoppable and self._interrupted.is_set():
-                self._interrupted.clear()
+            if stop is not None and stop.is_set():
+                stop = None
                 self._send({"interrupt": True})
                 deadline = min(deadline, time.monotonic() + STOP_SECONDS)
             self._socket.settimeout(LOOK_SECONDS)

@@ -15,7 +15,6 @@ program's last words. Whoever reads them must not trust them: a cell can do what
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import os
 import queue
@@ -44,7 +43,7 @@ PATIENCE = 0.1
 """How long to wait for a message before looking at the clock and at the kernel."""
 QUIET_SECONDS = 1.0
 """After this long without a message a cell is over, though half of the kernel's word for it got lost."""
-INTERRUPTS = 3
+INTERRUPTS = 2
 """How often a cell is interrupted, a second apart, before it is given up: an `except:` may swallow the first."""
 FIGURES = 8
 FIGURE_BYTES = 4 << 20
@@ -80,7 +79,7 @@ def confine(limits: Mapping[str, int]) -> None:
         hard = resource.getrlimit(kind)[1]
         most = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(kind, (most, most))
-    os.nice(10)
+    os.nice(5)
     score = Path("/proc/self/oom_score_adj")
     if score.exists():  # Linux: should memory run out all the same, this is what goes first
         score.write_text("1000")
@@ -299,7 +298,7 @@ def png_size(encoded: str) -> str:
     """Width and height of a PNG file in base64, as `640x480`."""
     try:
         return "x".join(str(side) for side in struct.unpack(">II", base64.b64decode(encoded[:32])[16:24]))
-    except (binascii.Error, struct.error):
+    except (ValueError, struct.error):  # no base64, or too short
         return "damaged"
 
 

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...errors import ToolError
 from ...harmony.message import ToolNamespace
 from ..tool import RunnableTool, ToolResult
 from .display import describe
-from .kernel import Kernel
 from .limits import Limits
 from .sandbox import DRIVE, RUNNER, SandboxName, choose, python_folders
+
+if TYPE_CHECKING:
+    from .kernel import Kernel
 
 TRAINED_SECONDS = "120.0"
 """The time that the trained description promises, as it is spelled there."""
@@ -64,6 +68,7 @@ class PythonTool(RunnableTool):
         self.namespace = _describe(self._sandbox.drive or str(self.folder), timeout)
         self._thread = ThreadPoolExecutor(1, "python-tool")  # one that stays: see `kernel`
         self._kernel: Kernel | None = None
+        self._running: threading.Event | None = None  # what stops the cell that runs
         self._closed = False
 
     async def run(self, recipient: str, arguments: str) -> ToolResult:
@@ -75,18 +80,20 @@ class PythonTool(RunnableTool):
         """
         if self._closed:
             return ToolResult("[the notebook is closed]", failed=True)
-        call = self._thread.submit(self._run, arguments)
+        stop = threading.Event()
+        code = arguments.encode("utf-8", "replace").decode("utf-8")  # a lone surrogate cannot be sent
+        call = self._thread.submit(self._run, code, stop)
         try:
             return await asyncio.wrap_future(call)
         except asyncio.CancelledError:
-            if not call.cancel() and call.running():
-                await self.interrupt()
+            call.cancel()  # if it still waits for its turn
+            stop.set()
             raise
 
     async def interrupt(self) -> None:
-        """Stop the cell that runs, if one does; its call gives what it had shown until then."""
-        if self._kernel is not None:
-            self._kernel.interrupt()
+        """Stop the cell that runs, if one does; its call gives what it has shown."""
+        if self._running is not None:
+            self._running.set()
 
     async def close(self) -> None:
         """End the notebook with all its processes, and remove the folder unless it was given."""
@@ -99,7 +106,14 @@ class PythonTool(RunnableTool):
         self._thread.shutdown()
         self._resources.close()
 
-    def _run(self, code: str) -> ToolResult:
+    def _run(self, code: str, stop: threading.Event) -> ToolResult:
+        self._running = stop
+        try:
+            return self._run_cell(code, stop)
+        finally:
+            self._running = None
+
+    def _run_cell(self, code: str, stop: threading.Event) -> ToolResult:
         before = ""
         if self._kernel is not None and not self._kernel.alive:
             before = (
@@ -111,12 +125,14 @@ class PythonTool(RunnableTool):
         except ToolError as error:
             self._stop()
             return ToolResult(f"[{error}]", failed=True)
-        reply = kernel.run(code)
+        reply = kernel.run(code, stop)
         if reply.final:
             self._stop()
         return describe(reply, self._limits.timeout, before)
 
     def _start(self) -> Kernel:
+        from .kernel import Kernel  # here: psutil is an extra
+
         self._kernel = Kernel(self._sandbox, self.folder, self._limits)
         if self._closed:
             raise ToolError("python: the notebook is closed")

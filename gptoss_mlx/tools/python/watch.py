@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from contextlib import suppress
 
 import psutil
@@ -20,6 +21,8 @@ from .limits import MIB, Limits
 BUSY_SECONDS = 0.25
 IDLE_SECONDS = 2.0
 """Between two looks, while a cell runs and otherwise."""
+END_SECONDS = 5.0
+"""How long killed processes may take to end."""
 
 _GONE = (psutil.NoSuchProcess, psutil.AccessDenied)
 
@@ -82,7 +85,9 @@ def end(root: psutil.Process) -> None:
     for process in members:
         with suppress(*_GONE):
             process.kill()
-    psutil.wait_procs(members, timeout=5)
+    deadline = time.monotonic() + END_SECONDS
+    while not all(map(_ended, members)) and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 def tasks_of_user() -> int:
@@ -93,6 +98,12 @@ def tasks_of_user() -> int:
             if process.uids().real == uid:
                 tasks += 1 if sys.platform == "darwin" else process.num_threads()
     return tasks
+
+
+def _ended(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    return True
 
 
 def _resident(process: psutil.Process) -> int:
