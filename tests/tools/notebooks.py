@@ -18,7 +18,12 @@ from gptoss_mlx.tools.python import PythonTool
 
 @contextmanager
 def sandboxed(**options: Any) -> Iterator[PythonTool]:
-    """A notebook; skips where no sandbox works, unless GPTOSS_MLX_REQUIRE_SANDBOX=1 says that one must."""
+    """A notebook; skips where its sandbox does not work, unless GPTOSS_MLX_REQUIRE_SANDBOX=1 says that it must.
+
+    Unless the options say otherwise it is bubblewrap: the tests know how things look in there.
+    """
+    if not options.keys() & {"sandbox", "unsafe"}:
+        options["sandbox"] = "bubblewrap"
     try:
         notebook = PythonTool(**options)
     except ToolError as error:

@@ -60,7 +60,6 @@ def test_no_other_machine_can_be_reached(notebook: PythonTool) -> None:
     assert fails(notebook, "import socket\nsocket.getaddrinfo('example.org', 80)", "gaierror")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has abstract sockets")
 def test_no_abstract_socket_can_be_reached(notebook: PythonTool) -> None:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(f"\0gptoss-mlx-test-{os.getpid()}")
@@ -262,6 +261,22 @@ def test_sandbox_exec_starts_the_runner_under_the_profile(place: Place) -> None:
     assert rest[:2] == [sys.executable, str(sandbox.RUNNER)]
     assert launch.environment["HOME"] == launch.environment["TMPDIR"] == str(place.temporary)
     assert "HF_TOKEN" not in launch.environment
+
+
+@pytest.mark.skipif(sys.platform != "darwin", reason="only macOS has sandbox-exec")
+def test_sandbox_exec_holds_cells_back() -> None:
+    with (
+        sandboxed(sandbox="sandbox-exec") as notebook,
+        socket.create_server(("127.0.0.1", 0)) as server,
+        tempfile.NamedTemporaryFile("w", dir=Path.home(), prefix="gptoss-mlx-test-") as secret,
+    ):
+        assert run(notebook, "open('kept', 'w').write('x')").text == "1"
+        assert (notebook.folder / "kept").exists()
+        denied = "PermissionError"
+        port = server.getsockname()[1]
+        assert fails(notebook, f"import socket\nsocket.create_connection(('127.0.0.1', {port}), 2)", denied)
+        assert fails(notebook, f"open({secret.name!r}).read()", denied)
+        assert fails(notebook, f"open({secret.name + '2'!r}, 'w')", denied)
 
 
 def test_docker_runs_an_image_that_is_there_without_network_and_rights(place: Place) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from gptoss_mlx.errors import RequestError, ToolError
 from gptoss_mlx.harmony.message import ToolNamespace
 from gptoss_mlx.tools import ToolResult
 from gptoss_mlx.tools.python import PythonTool
+from gptoss_mlx.tools.python.sandbox import Launch, Unconfined
 
 MIB = 1 << 20
 RESTARTED = "the notebook was restarted: its variables are lost"
@@ -267,6 +269,26 @@ def test_without_a_sandbox_it_works_all_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (("sh", "-c", "echo first >&2; echo no image >&2; exit 3"), "[python: the notebook did not start (no image)]"),
+        (("true",), "[python: the notebook did not start (the sandbox ended)]"),
+        (("/no/such/program",), "[python: /no/such/program does not start (No such file or directory)]"),
+        (("echo", '{"state": 1}'), "[python: the notebook did not start (it sent something that is no reply)]"),
+    ],
+)
+def test_a_sandbox_that_does_not_start_is_a_failed_result(
+    command: tuple[str, ...], said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(
+        Unconfined, "launch", lambda *_: Launch(command, os.environ, ("touch", str(tmp_path / "ended")))
+    )
+    with sandboxed(folder=tmp_path, unsafe=True) as notebook:
+        assert run(notebook, "1") == ToolResult(said, failed=True)
+    assert (tmp_path / "ended").exists() == (command[0] != "/no/such/program")  # what ends it where killing does not
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"timeout": 0.0}, "timeout: 0.1 or more expected, 0.0 found"),
@@ -287,6 +309,8 @@ def test_wrong_arguments_are_refused(options: dict[str, object], message: str) -
 def test_a_folder_that_would_open_the_sandbox_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ToolError, match=r"holds .*, which cells must not change"):
         PythonTool(Path.home())
+    with pytest.raises(ToolError, match=r"is a part of .*, which cells must not change"):
+        PythonTool(Path(psutil.__file__).parent)
     (tmp_path / "file").write_text("")
     with pytest.raises(ToolError, match=r"cannot be the notebook's folder \(File exists\)"):
         PythonTool(tmp_path / "file")

@@ -77,7 +77,7 @@ class Kernel:
         self._watch.start()
         self._resources.callback(self._watch.stop)
         reply = self._receive(START_SECONDS)
-        self._watch.busy = False
+        self._watch.attend(busy=False)
         if reply.state != "ready":
             raise ToolError(f"python: the notebook did not start ({self._last_words() or reply.reason})")
 
@@ -93,7 +93,7 @@ class Kernel:
 
     def run(self, code: str, stop: threading.Event) -> Reply:
         """Run a cell to its end, or until another thread sets `stop`."""
-        self._watch.busy = True
+        self._watch.attend(busy=True)
         try:
             self._send({"code": code, "seconds": self._limits.timeout})
             reply = self._receive(self._limits.timeout + STOP_SECONDS, stop)
@@ -101,7 +101,7 @@ class Kernel:
         except OSError:
             return self._lost("the sandbox ended")
         finally:
-            self._watch.busy = False
+            self._watch.attend(busy=False)
 
     def kill(self) -> None:
         """End all processes at once; a cell that runs is lost. Callable from any thread."""

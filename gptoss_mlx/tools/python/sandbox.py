@@ -26,7 +26,7 @@ DRIVE = "/mnt/data"
 """Where the trained description of the tool says that files are kept."""
 IMAGE = "quay.io/jupyter/scipy-notebook"
 """A public image with ipykernel, numpy and matplotlib."""
-UNSAFE = "or run code without a sandbox (--unsafe-python), with all that you may do yourself"
+UNSAFE = "or run code without a sandbox (--unsafe-python, unsafe=True), with all that you may do yourself"
 """What an error message offers last."""
 
 
@@ -106,7 +106,7 @@ class Docker(Sandbox):
         ]  # fmt: skip
         for variable, value in {**environment("/tmp"), "HOME": "/tmp"}.items():
             command += ["--env", f"{variable}={value}"]
-        command += [self.image, "python", runner, settings(limits, tasks=0)]
+        command += [self.image, "python", runner, settings(limits)]
         return Launch(tuple(command), dict(os.environ), (self.program, "kill", name))
 
 
@@ -165,17 +165,11 @@ def own_environment(temporary: str) -> dict[str, str]:
     }
 
 
-def settings(limits: Limits, tasks: int | None = None) -> str:
-    """What the runner is told.
+def settings(limits: Limits) -> str:
+    """What the runner is told: the limits of a process by their names, and how much a cell may show."""
+    from .watch import tasks_of_user  # here: psutil is an extra
 
-    Args:
-        limits: for its cells.
-        tasks: threads that the user is running; None: count them.
-    """
-    from .watch import tasks_of_user
-
-    each = limits.of_a_process(tasks_of_user() if tasks is None else tasks)
-    return json.dumps({"limits": each, "output": limits.output})
+    return json.dumps({"limits": limits.of_a_process(tasks_of_user()), "output": limits.output})
 
 
 def disk_size(limits: Limits) -> int:

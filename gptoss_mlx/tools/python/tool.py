@@ -92,16 +92,18 @@ class PythonTool(RunnableTool):
 
     async def interrupt(self) -> None:
         """Stop the cell that runs, if one does; its call gives what it has shown."""
-        if self._running is not None:
-            self._running.set()
+        running = self._running
+        if running is not None:
+            running.set()
 
     async def close(self) -> None:
         """End the notebook with all its processes, and remove the folder unless it was given."""
         if self._closed:
             return
         self._closed = True
-        if self._kernel is not None:
-            await asyncio.to_thread(self._kernel.kill)  # a cell that runs ends with it
+        kernel = self._kernel
+        if kernel is not None:
+            await asyncio.to_thread(kernel.kill)  # a cell that runs ends with it
         await asyncio.wrap_future(self._thread.submit(self._stop))
         self._thread.shutdown()
         self._resources.close()
@@ -116,9 +118,8 @@ class PythonTool(RunnableTool):
     def _run_cell(self, code: str, stop: threading.Event) -> ToolResult:
         before = ""
         if self._kernel is not None and not self._kernel.alive:
-            before = (
-                f"[the notebook had ended ({self._kernel.excess or 'its kernel exited'}): a new one runs this cell]"
-            )
+            why = self._kernel.excess or "its kernel exited"
+            before = f"[the notebook had ended ({why}): a new one runs this cell]"
             self._stop()
         try:
             kernel = self._kernel or self._start()
@@ -154,9 +155,12 @@ def _serving(folder: Path, unsafe: bool) -> Path:
     folder = folder.resolve()
     if unsafe:
         return folder
-    for inner in (Path.home(), RUNNER, *python_folders()):
-        if inner.resolve().is_relative_to(folder):
-            raise ToolError(f"python: {folder} holds {inner}, which cells must not change; choose a folder of its own")
+    for other in (Path.home(), RUNNER, *python_folders()):
+        if other.resolve().is_relative_to(folder):
+            raise ToolError(f"python: {folder} holds {other}, which cells must not change; choose a folder of its own")
+    for other in python_folders():
+        if folder.is_relative_to(other):
+            raise ToolError(f"python: {folder} is a part of {other}, which cells must not change; choose another one")
     return folder
 
 

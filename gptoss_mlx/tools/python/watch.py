@@ -18,7 +18,7 @@ import psutil
 
 from .limits import MIB, Limits
 
-BUSY_SECONDS = 0.25
+BUSY_SECONDS = 0.2
 IDLE_SECONDS = 2.0
 """Between two looks, while a cell runs and otherwise."""
 END_SECONDS = 5.0
@@ -34,24 +34,31 @@ class Watch(threading.Thread):
         super().__init__(name="python-tool-watch", daemon=True)
         self._root = root
         self._limits = limits
-        self._stop_asked = threading.Event()
-        self.busy = True
-        """Whether to look often."""
+        self._wake = threading.Event()
+        self._busy = True
+        self._over = False
         self.excess: str | None = None
         """What was too much, once this ended the processes for it."""
 
     def run(self) -> None:
         """Look until told to stop, or until something was too much."""
-        while not self._stop_asked.wait(BUSY_SECONDS if self.busy else IDLE_SECONDS):
-            excess = find_excess(family(self._root), self._limits)
-            if excess is not None:
-                self.excess = excess
+        while not self._over:
+            self.excess = find_excess(family(self._root), self._limits)
+            if self.excess is not None:
                 end(self._root)
                 return
+            self._wake.wait(BUSY_SECONDS if self._busy else IDLE_SECONDS)
+            self._wake.clear()
+
+    def attend(self, busy: bool) -> None:
+        """Look often from now on, or seldom."""
+        self._busy = busy
+        self._wake.set()
 
     def stop(self) -> None:
         """End the thread."""
-        self._stop_asked.set()
+        self._over = True
+        self._wake.set()
         self.join()
 
 
