@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -55,3 +56,12 @@ def processes(notebook: PythonTool) -> list[psutil.Process]:
 def lives(process: psutil.Process) -> bool:
     """Whether a process still runs; one that nobody has asked for its exit status does not."""
     return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+
+
+async def appears(path: Path) -> None:
+    """Wait until a cell has made a file."""
+    for _ in range(1000):
+        if path.exists():
+            return
+        await asyncio.sleep(0.02)
+    pytest.fail(f"{path} did not appear")

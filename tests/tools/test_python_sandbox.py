@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from notebooks import processes, run, sandboxed
+from notebooks import appears, processes, run, sandboxed
 
 from gptoss_mlx.errors import ToolError
 from gptoss_mlx.tools import ToolResult
@@ -152,9 +152,9 @@ def test_a_link_to_what_is_not_the_cells_is_not_followed(tmp_path: Path) -> None
 
 def test_a_runner_that_is_stopped_costs_the_notebook(notebook: PythonTool, monkeypatch: pytest.MonkeyPatch) -> None:
     async def interrupted() -> ToolResult:
-        code = "import os, signal, time\nos.kill(os.getppid(), signal.SIGSTOP)\ntime.sleep(60)"
+        code = "import os, signal, time\nos.kill(os.getppid(), signal.SIGSTOP)\nopen('begun', 'w')\ntime.sleep(60)"
         call = asyncio.create_task(notebook.run("python", code))
-        await asyncio.sleep(0.5)
+        await appears(notebook.folder / "begun")
         await notebook.interrupt()
         return await call
 

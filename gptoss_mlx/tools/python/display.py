@@ -13,6 +13,7 @@ from typing import Any
 from ..tool import ToolResult
 
 MOST_IMAGES = 8
+"""As many as an honest runner sends (see `runner.FIGURES`)."""
 PNG = b"\x89PNG\r\n\x1a\n"
 LOST = "the notebook was restarted: its variables are lost"
 """What a result says after the kernel had to be given up."""
