@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from ..errors import RequestError
 from ..harmony.message import Tool
 from .docstring import Docstring, read_docstring
-from .schema import Schema, simplify
+from .schema import simplify
+from .schema_keywords import Schema
 from .tool import RunnableTool, ToolResult
 
 if TYPE_CHECKING:

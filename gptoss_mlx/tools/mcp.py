@@ -15,7 +15,7 @@ import os
 import re
 import threading
 from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
@@ -189,7 +189,6 @@ class _Connection:
 
     async def _hold(self) -> None:
         """What the task does: open the connection, keep it until it is to be closed."""
-        self._last_words = _LastWords() if isinstance(self._server, CommandServer) else None
         try:
             with self._scope:
                 async with self._connected() as client:
@@ -199,8 +198,6 @@ class _Connection:
                     await self._closing.wait()
         finally:
             self._client = None
-            if self._last_words is not None:
-                self._last_words.close()
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[Client]:
@@ -212,7 +209,7 @@ class _Connection:
             match self._server:
                 case CommandServer(_, command, args, env, cwd):
                     parameters = StdioServerParameters(command=command, args=list(args), env=dict(env), cwd=cwd)
-                    assert self._last_words is not None
+                    self._last_words = stack.enter_context(closing(_LastWords()))
                     transport = stdio_client(parameters, errlog=self._last_words.file)
                 case UrlServer(_, url, headers, True):
                     transport = sse_client(url, headers=dict(headers))

@@ -11,16 +11,28 @@ nests deeper than `MAX_DEPTH` ends in schemas that accept anything.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import combinations
+import re
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote
 
 from ..errors import HarmonyError
 from ..harmony.typescript import compact_json
-
-Schema = dict[str, Any]
+from .schema_keywords import (
+    IN_PLACE,
+    ONE_SCHEMA,
+    SCHEMA_LISTS,
+    SCHEMA_MAPS,
+    STRUCTURE,
+    Schema,
+    accepts_all,
+    annotations_of,
+    as_list,
+    as_text,
+    constraints_of,
+    kind_of,
+)
+from .schema_union import all_disjoint, union
 
 MAX_DEPTH = 64
 """How deeply the result may nest; the renderer refuses more than 100."""
@@ -32,37 +44,6 @@ MAX_VARIANTS = 100
 """An `anyOf` of more stays as it is: every two variants are compared."""
 
 DROPPED = {"title", "$defs", "definitions", "$schema", "$id", "$comment", "discriminator"}
-IN_PLACE = {"$ref", "$dynamicRef", "allOf", "anyOf", "oneOf", "not", "if", "then", "else"}
-ONE_SCHEMA = {
-    "items", "additionalItems", "unevaluatedItems", "contains", "contentSchema", "additionalProperties",
-    "unevaluatedProperties", "propertyNames", "not", "if", "then", "else",
-}  # fmt: skip
-SCHEMA_LISTS = {"allOf", "anyOf", "oneOf", "prefixItems", "items"}
-SCHEMA_MAPS = {"properties", "patternProperties", "dependentSchemas", "dependencies"}
-SIZES = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}
-CONSTRAINTS: dict[str, set[str]] = {
-    "string": {"minLength", "maxLength", "pattern", "format", "contentMediaType", "contentEncoding"},
-    "integer": SIZES,
-    "number": SIZES,
-    "boolean": set(),
-    "null": set(),
-}
-"""What narrows a scalar type, and says nothing of another."""
-STRUCTURE: dict[str, set[str]] = {
-    "object": {
-        "properties", "patternProperties", "additionalProperties", "unevaluatedProperties", "propertyNames",
-        "required", "minProperties", "maxProperties", "dependentSchemas", "dependentRequired", "dependencies",
-    },
-    "array": {
-        "items", "prefixItems", "additionalItems", "unevaluatedItems", "contains", "minContains", "maxContains",
-        "minItems", "maxItems", "uniqueItems",
-    },
-}  # fmt: skip
-KINDS = {"string", "number", "boolean", "null", "object", "array"}
-DECIDING = {"type", "enum", "const"}.union(
-    IN_PLACE, ONE_SCHEMA, SCHEMA_LISTS, SCHEMA_MAPS, *CONSTRAINTS.values(), *STRUCTURE.values()
-)
-"""The keywords that accept or refuse; all others only tell."""
 
 
 def simplify(schema: Mapping[str, Any]) -> Schema:
@@ -80,6 +61,7 @@ class _Simplifier:
         self._root = root
         self._nodes = 0
         self._kept: dict[str, str] = {}  # pointers of references that stay -> names of their definitions
+        self._names: set[str] = set()
 
     def run(self) -> Schema:
         result = self._mapping(self._root, ("#",))
@@ -123,7 +105,7 @@ class _Simplifier:
         if target is None:
             return node
         if pointer in through or depth > MAX_INLINED_DEPTH or self._nodes > MAX_NODES:
-            name = self._kept.setdefault(pointer, self._free_name(pointer))
+            name = self._kept.get(pointer) or self._keep(pointer)
             kind = target.get("type") if isinstance(target, Mapping) else None
             shown = {"type": kind} if isinstance(kind, str) and kind != "null" else {}
             return {**shown, **node, "$ref": f"#/$defs/{name}"}
@@ -132,10 +114,14 @@ class _Simplifier:
         inlined = self._schema(target, (*through, pointer), depth + 1)
         return {**rest, "allOf": [inlined, *(parts if isinstance(parts, list) else ())]}
 
-    def _free_name(self, pointer: str) -> str:
-        name = "".join(c if c.isalnum() or c in "_-." else "_" for c in pointer.rpartition("/")[2]).strip("_") or "root"
-        taken = set(self._kept.values())
-        return next(n for n in (name, *(f"{name}_{i}" for i in range(2, len(taken) + 3))) if n not in taken)
+    def _keep(self, pointer: str) -> str:
+        """Name the definition that a reference leads to; it is simplified at the end."""
+        name = re.sub(r"[^\w.-]", "_", pointer.rpartition("/")[2]).strip("_") or "root"
+        while name in self._names:
+            name = f"{name}_{len(self._names)}"
+        self._names.add(name)
+        self._kept[pointer] = name
+        return name
 
     def _target(self, pointer: str) -> Any:
         """What a JSON pointer of the document leads to; None for other references, and those that lead nowhere."""
@@ -175,30 +161,17 @@ def _letters(text: str) -> str:
     return "".join(c for c in text.casefold() if c.isalnum())
 
 
-def _constraints(schema: Any) -> Schema:
-    """What of a schema decides."""
-    return {key: value for key, value in schema.items() if key in DECIDING}
-
-
-def _annotations(schema: Any) -> Schema:
-    return {key: value for key, value in schema.items() if key not in DECIDING}
-
-
-def _accepts_all(schema: Any) -> bool:
-    return schema is True or (isinstance(schema, dict) and not _constraints(schema))
-
-
 def _join_parts(node: Schema) -> Schema:
     """An `allOf` of one part that stands alone becomes that part; what stands outside describes it better."""
     parts = node.get("allOf")
     if not isinstance(parts, list):
         return node
-    said = {key: value for part in parts if _accepts_all(part) and part is not True for key, value in part.items()}
-    deciding = [part for part in parts if not _accepts_all(part)]
+    said = {key: value for part in parts if accepts_all(part) and part is not True for key, value in part.items()}
+    deciding = [part for part in parts if not accepts_all(part)]
     rest = {**said, **{key: value for key, value in node.items() if key != "allOf"}}
     if not deciding:
         return rest
-    if len(deciding) == 1 and isinstance(deciding[0], dict) and not _constraints(rest):
+    if len(deciding) == 1 and isinstance(deciding[0], dict) and not constraints_of(rest):
         return {**deciding[0], **rest}
     return {**rest, "allOf": deciding}
 
@@ -213,16 +186,16 @@ def _type_enumeration(node: Schema) -> Schema:
     groups: dict[str, list[Any]] = {}
     for value in values:
         if _has_type(value, node.get("type")):
-            groups.setdefault(_kind(value), []).append(value)
+            groups.setdefault(kind_of(value), []).append(value)
     variants = [_enumeration(kind, group) for kind, group in groups.items()]
     rest = {key: value for key, value in node.items() if key not in {"type", "enum"}}
-    constraints = _constraints(rest)
+    constraints = constraints_of(rest)
     if len(variants) == 1:
         described = _described(rest.get("description"), variants[0].get("description"))
         return {**rest, **variants[0], **described}
     if not variants or constraints.keys() & IN_PLACE:
         return node
-    return {**_annotations(rest), "oneOf": [{**constraints, **variant} for variant in variants]}
+    return {**annotations_of(rest), "oneOf": [{**constraints, **variant} for variant in variants]}
 
 
 def _enumeration(kind: str, values: list[Any]) -> Schema:
@@ -233,7 +206,7 @@ def _enumeration(kind: str, values: list[Any]) -> Schema:
         return {"type": "string", "enum": values}
     if kind == "boolean" and len(set(values)) == 2:
         return {"type": "boolean"}
-    listed = f"one of {', '.join(json.dumps(value, ensure_ascii=False) for value in values)}"
+    listed = f"one of {', '.join(map(as_text, values))}"
     if kind == "number" and all(isinstance(value, int) for value in values):
         kind = "integer"
     shown = {} if kind in STRUCTURE else {"type": kind}
@@ -247,38 +220,21 @@ def _described(description: Any, listed: str | None) -> Schema:
     return {"description": description if listed in description else f"{description}; {listed}"}
 
 
-def _kind(value: Any) -> str:
-    """The kind of a JSON value: its type, where integers are numbers."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "boolean"
-    if isinstance(value, str):
-        return "string"
-    if isinstance(value, int | float):
-        return "number"
-    return "array" if isinstance(value, list) else "object"
-
-
 def _has_type(value: Any, types: Any) -> bool:
     """Whether a value is of a type, or of one in a list; None is every type."""
     if types is None:
         return True
-    kind = _kind(value)
+    kind = kind_of(value)
     whole = kind == "number" and (isinstance(value, int) or value.is_integer())
-    return any(name == kind or (name == "integer" and whole) for name in _listed(types))
-
-
-def _listed(types: Any) -> list[Any]:
-    return types if isinstance(types, list) else [types]
+    return any(name == kind or (name == "integer" and whole) for name in as_list(types))
 
 
 def _any_of(node: Schema) -> Schema:
     """`anyOf` alone becomes a union that the renderer shows; beside other constraints it stays."""
     variants = node.get("anyOf")
-    if not isinstance(variants, list) or len(variants) > MAX_VARIANTS or _constraints(node).keys() != {"anyOf"}:
+    if not isinstance(variants, list) or len(variants) > MAX_VARIANTS or constraints_of(node).keys() != {"anyOf"}:
         return node
-    return {**_union(variants), **_annotations(node)}
+    return {**union(variants), **annotations_of(node)}
 
 
 def _one_of(node: Schema) -> Schema:
@@ -287,109 +243,10 @@ def _one_of(node: Schema) -> Schema:
     if not isinstance(variants, list) or len(variants) > MAX_VARIANTS:
         return node
     rest = {key: value for key, value in node.items() if key != "oneOf"}
-    if _constraints(rest):
+    if constraints_of(rest):
         parts = rest.get("allOf")
         return {**rest, "allOf": [*(parts if isinstance(parts, list) else ()), {"oneOf": variants}]}
-    return {**_union(variants), **rest} if _all_disjoint(variants) else node
-
-
-def _union(variants: Sequence[Any]) -> Schema:
-    """What accepts all that any of the variants accepts, and is shown as such."""
-    flat: list[Any] = []
-    for variant in variants:
-        nested = variant.get("oneOf") if isinstance(variant, dict) and set(variant) == {"oneOf"} else None
-        flat += nested if isinstance(nested, list) and _all_disjoint(nested) else [variant]
-    if any(_accepts_all(variant) for variant in flat):
-        return {}
-    unique = {json.dumps(_constraints(v), sort_keys=True): v for v in reversed(flat) if isinstance(v, dict)}
-    merged = _merge_scalars(list(reversed(unique.values())))
-    if not merged:
-        return {"not": {}}
-    return merged[0] if len(merged) == 1 else {"oneOf": _exclusive(merged)}
-
-
-def _merge_scalars(variants: list[Schema]) -> list[Schema]:
-    """Scalars of different types become one schema with a list of types, in the place of the first."""
-    whole = any(variant == {"type": "number"} for variant in variants)
-    result: list[Schema] = []
-    scalar: Schema | None = None
-    for variant in variants:
-        if whole and variant.get("type") == "integer" and _is_scalar(variant):
-            continue  # every integer is a number
-        if not _is_scalar(variant) or (scalar is not None and not _disjoint(scalar, variant)):
-            result.append(variant)
-        elif scalar is None:
-            scalar = dict(variant)
-            result.append(scalar)
-        else:
-            scalar |= {**variant, "type": [*_listed(scalar["type"]), *_listed(variant["type"])]}
-    return result
-
-
-def _is_scalar(schema: Schema) -> bool:
-    """Whether a schema is scalar types and what narrows each of them, without a word about them."""
-    types = _listed(schema.get("type"))
-    if not all(isinstance(name, str) and name in CONSTRAINTS for name in types):
-        return False
-    return schema.keys() <= {"type"}.union(*(CONSTRAINTS[name] for name in types))
-
-
-def _exclusive(variants: list[Schema]) -> list[Schema]:
-    """The variants, each without what an earlier one accepts, where that is not clear from their types."""
-    result = []
-    for i, variant in enumerate(variants):
-        overlapping = [_constraints(earlier) for earlier in variants[:i] if not _disjoint(earlier, variant)]
-        if overlapping and "not" in variant:
-            overlapping.append(variant["not"])
-        excluded = overlapping[0] if len(overlapping) == 1 else {"anyOf": overlapping}
-        result.append({**variant, "not": excluded} if overlapping else variant)
-    return result
-
-
-def _all_disjoint(variants: Sequence[Any]) -> bool:
-    return all(_disjoint(one, other) for one, other in combinations(variants, 2))
-
-
-def _disjoint(one: Any, other: Any) -> bool:
-    """Whether it is plain to see that nothing fits both: by type, by enumeration, by a property both require."""
-    if not isinstance(one, dict) or not isinstance(other, dict):
-        return one is False or other is False
-    common = _kinds(one) & _kinds(other)
-    if not common:
-        return True
-    if isinstance(one.get("enum"), list) and isinstance(other.get("enum"), list):
-        return not set(map(_key, one["enum"])) & set(map(_key, other["enum"]))
-    if common != {"object"}:
-        return False
-    shared = _required(one).keys() & _required(other).keys()
-    return any(_disjoint(_required(one)[name], _required(other)[name]) for name in shared)
-
-
-def _kinds(schema: Any) -> set[str]:
-    """The kinds of values that a schema may accept."""
-    if not isinstance(schema, dict):
-        return set() if schema is False else KINDS
-    if (types := schema.get("type")) is not None:
-        return {"number" if name == "integer" else name for name in _listed(types) if isinstance(name, str)}
-    if isinstance(values := schema.get("enum"), list):
-        return set(map(_kind, values))
-    if isinstance(variants := schema.get("oneOf"), list):
-        return set().union(*map(_kinds, variants))
-    return KINDS
-
-
-def _key(value: Any) -> object:
-    """Equal for equal JSON values: 1 is 1.0, and not true."""
-    if isinstance(value, list | dict):
-        return "a value inside of which nobody looks"
-    return isinstance(value, bool), value
-
-
-def _required(schema: Schema) -> Mapping[str, Any]:
-    properties, names = schema.get("properties"), schema.get("required")
-    if not isinstance(properties, Mapping) or not isinstance(names, list):
-        return {}
-    return {name: properties[name] for name in names if isinstance(name, str) and name in properties}
+    return {**union(variants), **rest} if all_disjoint(variants) else node
 
 
 def _split_types(node: Schema) -> Schema:
@@ -401,24 +258,21 @@ def _split_types(node: Schema) -> Schema:
         return node
     if len(types) == 1 and types != ["null"]:
         return {**node, "type": types[0]}
-    constraints = {key: value for key, value in _constraints(node).items() if key != "type"}
+    constraints = {key: value for key, value in constraints_of(node).items() if key != "type"}
     structured = [name for name in types if STRUCTURE.get(name, set()) & constraints.keys()]
     if not structured or len(types) == 1 or constraints.keys() & (IN_PLACE | {"enum", "const"}):
         return node
-    foreign = {name: _other_structure(name) for name in types}
-    simple = [name for name in types if name not in structured]
-    groups: Iterable[tuple[Any, set[str]]] = [(name, foreign[name]) for name in structured]
-    if simple:
-        groups = [*groups, (simple[0] if len(simple) == 1 and simple != ["null"] else simple, _other_structure(None))]
-    variants = [
-        {**{key: value for key, value in constraints.items() if key not in left_out}, "type": names}
-        for names, left_out in groups
-    ]
-    return {**_annotations(node), "oneOf": variants}
+    variants = [_of_types(constraints, [name]) for name in structured]
+    if others := [name for name in types if name not in structured]:
+        variants.append(_of_types(constraints, others))
+    return {**annotations_of(node), "oneOf": variants}
 
 
-def _other_structure(kind: str | None) -> set[str]:
-    return set().union(*(keywords for name, keywords in STRUCTURE.items() if name != kind))
+def _of_types(constraints: Schema, types: list[str]) -> Schema:
+    """The constraints for some of the types, without what says something of other objects or arrays only."""
+    foreign = set().union(*(keywords for name, keywords in STRUCTURE.items() if name not in types))
+    kept = {key: value for key, value in constraints.items() if key not in foreign}
+    return {**kept, "type": types if len(types) > 1 or types == ["null"] else types[0]}
 
 
 def _uniform_tuple(node: Schema) -> Schema:
@@ -426,6 +280,6 @@ def _uniform_tuple(node: Schema) -> Schema:
     places = node.get("prefixItems")
     if not isinstance(places, list) or not places or "items" in node or node.get("maxItems") != len(places):
         return node
-    if len({json.dumps(place, sort_keys=True) for place in places}) > 1:
+    if len(set(map(as_text, places))) > 1:
         return node
     return {**{key: value for key, value in node.items() if key != "prefixItems"}, "items": places[0]}
