@@ -201,6 +201,7 @@ class _Change:
                 shutil.copymode(self._model, self._new)
 
     def make(self) -> None:
+        """Make the change."""
         if self._text is None:
             self.path.unlink()
         else:
@@ -210,7 +211,8 @@ class _Change:
         """Put the old file back; False if that fails, and it remains in `old`."""
         try:
             if not self._existed:
-                self.path.unlink(missing_ok=True)
+                if not self.path.is_dir():  # else it is another new file's folder, which is why this one failed
+                    self.path.unlink(missing_ok=True)
                 return True
             try:
                 os.replace(self.old, self.path)
@@ -221,6 +223,7 @@ class _Change:
         return True
 
     def clean(self) -> None:
+        """Remove what still lies beside the file."""
         for path in (self._new, self.old):
             with suppress(OSError):
                 path.unlink()

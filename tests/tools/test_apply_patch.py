@@ -162,6 +162,15 @@ def test_places_where_nothing_can_be_added(folder: Path, path: str) -> None:
     assert not (folder.parent / "x").exists()
 
 
+@pytest.mark.parametrize("names", [("x", "x/y"), ("x/y", "x"), ("x", "x/y/z")], ids=" ".join)
+def test_a_file_cannot_be_a_folder_as_well(folder: Path, names: tuple[str, str]) -> None:
+    before = everything(folder)
+    result = apply(folder, section(*(line for name in names for line in (f"*** Add File: {name}", "+x"))))
+    assert result.failed
+    assert result.text.endswith("; no file was changed")
+    assert everything(folder) == before
+
+
 def test_links_inside_the_folder_are_followed_to_update_only(folder: Path) -> None:
     (folder / "link").symlink_to("a.txt")
     assert apply(folder, section("*** Update File: link", "-two", "+2")) == ToolResult("M a.txt")
@@ -267,7 +276,7 @@ def test_arguments_without_a_patch(folder: Path, arguments: str, told: str) -> N
     assert result.text.startswith(told)
 
 
-names = st.sampled_from(["a", "b", "d/a", "d", "a/b", "../x", "/x", "", ".", "link", "é\0"])
+names = st.sampled_from(["a", "b", "d/a", "d", "a/b", "b/c", "../x", "/x", "", ".", "link", "é\0"])
 bodies = st.lists(st.sampled_from(["@@", "@@ 1", "-1", "+2", " 1", "", "*** End of File", "junk"]), max_size=4)
 markers = st.sampled_from(["Add", "Update", "Delete"])
 
