@@ -2,113 +2,19 @@
 
 from __future__ import annotations
 
-import html
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from .engine import StopText, generate
 from .errors import RequestError
+from .events import CallCompleted, CallDelta, CallStarted, Done, Event, Reply, TextDelta, ToolCall, Usage, is_call
 from .harmony import Conversation, Message, TextContent, render
 from .harmony import parser as harmony_events
 from .harmony.parser import HarmonyParser
 from .model import Model
 from .sampling import Sampler, SamplingParams
 from .tokenizer import Tokenizer
-
-
-@dataclass(frozen=True)
-class TextDelta:
-    """A piece of text on a channel: `analysis` (thoughts), `commentary` (meant for the user), `final`."""
-
-    channel: str
-    text: str
-
-
-@dataclass(frozen=True)
-class CallDelta:
-    """A piece of the arguments of a call to `recipient`, such as `functions.tide_at`."""
-
-    recipient: str
-    text: str
-
-
-@dataclass(frozen=True)
-class ToolCall:
-    """A function that the model wants called: its name without `functions.`, its arguments as the model wrote them."""
-
-    name: str
-    arguments: str
-
-
-@dataclass(frozen=True)
-class Usage:
-    """Tokens read and written, and the time that both took."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    reasoning_tokens: int
-    """Those of the completion that were thoughts, their headers included."""
-    prompt_seconds: float
-    completion_seconds: float
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Speed of decoding."""
-        return self.completion_tokens / self.completion_seconds if self.completion_seconds else 0.0
-
-
-@dataclass(frozen=True)
-class Reply:
-    """The model's turn: the messages that it wrote, and the conversation with them at its end."""
-
-    messages: tuple[Message, ...]
-    conversation: Conversation
-    usage: Usage
-    finish_reason: str
-    """`stop`, `length` (cut off by max_tokens or the context) or `tool_calls`."""
-
-    @property
-    def final(self) -> str:
-        """The answer."""
-        return self._channel("final")
-
-    @property
-    def analysis(self) -> str:
-        """The thoughts."""
-        return self._channel("analysis")
-
-    @property
-    def calls(self) -> tuple[ToolCall, ...]:
-        """The calls that the model asks for."""
-        return tuple(
-            ToolCall(message.recipient.removeprefix("functions."), message.text)
-            for message in self.messages
-            if message.recipient is not None
-        )
-
-    def _channel(self, channel: str) -> str:
-        texts = [m.text for m in self.messages if m.channel == channel and m.recipient is None]
-        return "\n\n".join(text for text in texts if text)
-
-    def __str__(self) -> str:
-        return self.final
-
-    def _repr_markdown_(self) -> str:
-        thoughts = html.escape(self.analysis)
-        folded = f"<details><summary>analysis</summary>\n\n<pre>{thoughts}</pre>\n\n</details>\n\n" if thoughts else ""
-        calls = "".join(f"\n\n`{call.name}({call.arguments})`" for call in self.calls)
-        return folded + self.final + calls
-
-
-@dataclass(frozen=True)
-class Done:
-    """The end of a turn."""
-
-    reply: Reply
-
-
-Event = TextDelta | CallDelta | Done
 
 
 class Turn:
@@ -129,6 +35,8 @@ class Turn:
         self._messages: list[Message] = []
         self._pending: list[str] = []  # text whose channel shows only when its message is complete
         self._final: list[str] = []  # what has been given out of the final message that is being written
+        self._call = ToolCall.to("")  # the one that is being written
+        self._calls: list[ToolCall] = []
         self._tokens = self._thoughts = self._unaccounted = 0
 
     def run(self, sampling: SamplingParams, max_tokens: int) -> Iterator[Event]:
@@ -159,10 +67,16 @@ class Turn:
                     self._pending.append(text)
                 case harmony_events.ContentDelta(text, channel, None):
                     yield from self._text(text, str(channel), stop)
+                case harmony_events.MessageStarted(_, _, str(recipient)):
+                    self._call = ToolCall.to(recipient)
+                    yield CallStarted(len(self._calls), self._call.id, recipient, self._call.name)
                 case harmony_events.ContentDelta(text, _, str(recipient)):
-                    yield CallDelta(recipient, text)
-                case harmony_events.MessageCompleted(message, _):
+                    yield CallDelta(len(self._calls), self._call.id, recipient, text)
+                case harmony_events.MessageCompleted(message, ended_by):
                     yield from self._complete(message, stop)
+                    if is_call(message) and ended_by is not None:
+                        self._calls.append(replace(self._call, arguments=message.text))
+                        yield CallCompleted(len(self._calls) - 1, self._calls[-1])
 
     def _text(self, text: str, channel: str, stop: StopText) -> Iterator[Event]:
         if channel == "final":
@@ -191,9 +105,8 @@ class Turn:
 
     def _reply(self, stopped: bool, usage: Usage) -> Reply:
         messages = tuple(self._messages)
-        called = any(message.recipient is not None for message in messages[-1:])
-        reason = "tool_calls" if called and stopped else "stop" if stopped else "length"
-        return Reply(messages, self._conversation.adding(*messages), usage, reason)
+        reason = "length" if not stopped else "tool_calls" if self._calls else "stop"
+        return Reply(messages, self._conversation.adding(*messages), usage, reason, tuple(self._calls))
 
 
 def _recipients(conversation: Conversation) -> tuple[str, ...]:

@@ -14,9 +14,10 @@ import numpy.typing as npt
 from . import hub
 from .cache import Cache
 from .config import ModelConfig
-from .conversation import Done, Event, Reply, Turn
+from .conversation import Turn
 from .engine import PREFILL_CHUNK, StopText, check_tokens, generate
 from .errors import TokenizerError
+from .events import Done, Event, Reply
 from .history import History, ToolLike, to_conversation
 from .model import Model
 from .sampling import Sampler, SamplingParams

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 import gptoss_mlx
 from gptoss_mlx import GptOss, SamplingParams
-from gptoss_mlx.conversation import CallDelta, Done, Event, TextDelta
 from gptoss_mlx.errors import ModelNotFoundError, RequestError, TokenizerError
+from gptoss_mlx.events import CallDelta, Done, Event, TextDelta
 from gptoss_mlx.harmony import Message, Role
 from toy import write_toy
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gptoss_mlx.conversation import Done
 from gptoss_mlx.errors import GptOssError, HarmonyError, RequestError
+from gptoss_mlx.events import Done
 from gptoss_mlx.harmony import Conversation, DeveloperContent, Message, ReasoningEffort, Role, SystemContent
 from gptoss_mlx.history import to_conversation
 from gptoss_mlx.runtime import GptOss
