@@ -15,6 +15,7 @@ from gptoss_mlx.engine import TokenLogprobs
 from gptoss_mlx.events import Event
 from gptoss_mlx.harmony.message import FUNCTIONS
 from gptoss_mlx.history import History
+from gptoss_mlx.runtime import Token
 from gptoss_mlx.sampling import SamplingParams
 from gptoss_mlx.tokenizer import Tokenizer
 from gptoss_mlx.tools import RunnableTool
@@ -63,17 +64,6 @@ class CompletionRequest:
     max_tokens: int | None = None
     logprobs: int | None = None
     """How many of the likeliest tokens to tell with each token; None: nothing."""
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A token of a completion with the text that became complete with it (often, not always, its own)."""
-
-    token: int
-    text: str
-    stopped: bool = False
-    """Whether the completion has come to its own end here: a stop token or a stop text."""
-    logprobs: TokenLogprobs | None = None
 
 
 @dataclass(frozen=True)
@@ -172,7 +162,7 @@ class Backend(Protocol):
             GptOssError: the model cannot be loaded.
         """
 
-    async def complete(self, request: CompletionRequest) -> Stream[Piece]:
+    async def complete(self, request: CompletionRequest) -> Stream[Token]:
         """The same for raw tokens."""
 
     async def score(self, tokens: Sequence[int], top: int) -> list[TokenLogprobs]:
