@@ -88,17 +88,27 @@ class Stream(Generic[T]):
 
     def __init__(self, items: AsyncGenerator[T, None], release: Callable[[], None] | None = None) -> None:
         self._items = items
-        self._release = release
+        self._ends = [] if release is None else [release]
+        self._watchers: list[Callable[[T], None]] = []
+
+    def watch(self, see: Callable[[T], None], ended: Callable[[], None]) -> Stream[T]:
+        """Let somebody see every item, and know when it is over; returns this stream."""
+        self._watchers.append(see)
+        self._ends.append(ended)
+        return self
 
     def __aiter__(self) -> AsyncIterator[T]:
         return self
 
     async def __anext__(self) -> T:
         try:
-            return await self._items.__anext__()
+            item = await self._items.__anext__()
         except BaseException:  # the end, an error, or a client that has gone: whatever it is, it is over
             self._end()
             raise
+        for see in self._watchers:
+            see(item)
+        return item
 
     async def aclose(self) -> None:
         """End the work."""
@@ -116,9 +126,8 @@ class Stream(Generic[T]):
         await self.aclose()
 
     def _end(self) -> None:
-        release, self._release = self._release, None
-        if release is not None:
-            release()
+        while self._ends:
+            self._ends.pop()()
 
 
 class Backend(Protocol):
@@ -144,8 +153,8 @@ class Backend(Protocol):
     def load(self) -> Load:
         """What it is doing."""
 
-    async def count(self, request: TurnRequest) -> int:
-        """Tokens of the prompt that `request` makes.
+    async def prompt(self, request: TurnRequest) -> list[int]:
+        """The prompt that `request` makes.
 
         Raises:
             RequestError, HarmonyError: it cannot be rendered.

@@ -75,11 +75,11 @@ class LocalBackend:
         model = GptOss.from_folder(self._folder)
         return GptOss(model.model, model.config, model.tokenizer, model.folder, self._options)
 
-    async def count(self, request: TurnRequest) -> int:
-        """Tokens of the prompt that `request` makes; see `Backend.count`."""
-        return await asyncio.to_thread(self._count, request)
+    async def prompt(self, request: TurnRequest) -> list[int]:
+        """The prompt that `request` makes; see `Backend.prompt`."""
+        return await asyncio.to_thread(self._prompt, request)
 
-    def _count(self, request: TurnRequest) -> int:
+    def _prompt(self, request: TurnRequest) -> list[int]:
         conversation = to_conversation(
             request.messages,
             effort=request.effort,
@@ -87,7 +87,7 @@ class LocalBackend:
             tools=request.tools,
             date=request.date,
         )
-        return len(render(conversation, self.tokenizer))
+        return render(conversation, self.tokenizer)
 
     async def start(self, request: TurnRequest) -> Stream[Event]:
         """The events of a reply; see `Backend.start`."""
