@@ -12,6 +12,8 @@ from gptoss_mlx.errors import RequestError
 from gptoss_mlx.model import Model
 from gptoss_mlx.sampling import Sampler
 
+from .request import TokenLogprobs
+
 PREFILL_CHUNK = 512
 """Tokens per pass over the prompt: bounds the memory of activations."""
 
@@ -24,6 +26,10 @@ class Generated:
 
     token: int
     stopped: bool
+    logprob: TokenLogprobs | None = None
+    """If it was asked for."""
+    forced: bool = False
+    """Whether the guide chose it."""
 
 
 def prefill(
