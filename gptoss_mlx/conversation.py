@@ -182,7 +182,8 @@ class Dialogue:
         if rules is not None and rules.must_call:  # there may be no answer: open a call, as far as all agree
             opening = _common_beginning([tokenizer.encode(f" to={recipient}") for recipient in rules.calls])
         closing = closing_tokens(tokenizer, opening)
-        budget = max(0, room - min(ANSWER_TOKENS, room // 4) - len(closing))
+        headers = len(tokenizer.encode("analysis")) + 2 + len(closing)
+        budget = max(0, room - min(ANSWER_TOKENS, room // 4) - headers)
         if self._settings.reasoning_budget is not None:
             budget = min(budget, max(0, self._settings.reasoning_budget - self._thoughts))
         return ReasoningBudget(tokenizer, budget, inner, closing)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
@@ -50,29 +50,33 @@ class ChatSession:
     def __post_init__(self) -> None:
         self.date = resolved_date(self.date)
 
-    def stream(self, question: str | None = None) -> Iterator[Event]:
-        """Ask, and answer piece by piece; None goes on from where the conversation stands.
+    def stream(self, question: str | None = None, **options: Any) -> Iterator[Event]:
+        """Ask, and answer piece by piece.
+
+        Args:
+            question: None goes on from where the conversation stands.
+            options: of `GptOss.dialogue`, such as `response_format`, for this question alone.
 
         Raises:
             RequestError, HarmonyError: see `GptOss.dialogue`; there is nothing to go on from.
         """
         asked = self._asked(question)
-        return self._heard(asked, self._dialogue(asked).events())
+        return self._heard(asked, self._dialogue(asked, options).events())
 
-    def say(self, question: str | None = None) -> Reply:
+    def say(self, question: str | None = None, **options: Any) -> Reply:
         """Ask, and answer at once; see `stream`."""
         asked = self._asked(question)
-        return self._remember(asked, self._dialogue(asked).reply())
+        return self._remember(asked, self._dialogue(asked, options).reply())
 
-    def astream(self, question: str | None = None) -> AsyncGenerator[Event, None]:
+    def astream(self, question: str | None = None, **options: Any) -> AsyncGenerator[Event, None]:
         """`stream` without blocking the event loop."""
         asked = self._asked(question)
-        return self._aheard(asked, self._dialogue(asked).aevents())
+        return self._aheard(asked, self._dialogue(asked, options).aevents())
 
-    async def asay(self, question: str | None = None) -> Reply:
+    async def asay(self, question: str | None = None, **options: Any) -> Reply:
         """`say` without blocking the event loop."""
         asked = self._asked(question)
-        return self._remember(asked, await self._dialogue(asked).areply())
+        return self._remember(asked, await self._dialogue(asked, options).areply())
 
     def undo(self) -> str | None:
         """Forget the last question and everything after it; returns the question, None if there is none."""
@@ -128,20 +132,9 @@ class ChatSession:
         self.effort = self.effort or _effort(systems)
         self.messages = [*systems, *rest[len(plain) :]]
 
-    def _dialogue(self, asked: list[Message]) -> Dialogue:
-        return self.model.dialogue(
-            asked,
-            effort=self.effort,
-            instructions=self.instructions,
-            tools=self.tools,
-            sampling=self.sampling,
-            max_tokens=self.max_tokens,
-            reasoning_budget=self.reasoning_budget,
-            max_turns=self.max_turns,
-            confirm=self.confirm,
-            cancelled=self.cancelled,
-            date=self.date,
-        )
+    def _dialogue(self, asked: list[Message], options: Mapping[str, Any]) -> Dialogue:
+        settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("model", "messages")}
+        return self.model.dialogue(asked, **settings | options)
 
     def _asked(self, question: str | None) -> list[Message]:
         if question is not None:

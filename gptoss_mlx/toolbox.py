@@ -94,6 +94,8 @@ class Toolbox:
     ) -> tuple[Rules | None, Rules | None]:
         """What the first turn must look like, and what those after a call must; None where anything goes.
 
+        The arguments of strict functions are held to their schemas, and those of others to JSON.
+
         Args:
             choice: `auto`, `none`, `required` or the name of a function; it binds the first turn only, so that the
                 model can answer after its call. `none` binds all.
@@ -105,7 +107,7 @@ class Toolbox:
         """
         known = declarations(offered)
         calls = {recipient: self._arguments(recipient, tool) for recipient, tool in known.items()}
-        later = Rules(answer, calls) if answer is not None or any(calls.values()) else None
+        later = Rules(answer, calls) if answer is not None or not self._strict.isdisjoint(calls) else None
         if choice == "auto":
             return later, later
         if choice == "none":
@@ -120,9 +122,11 @@ class Toolbox:
         return Rules(answer, chosen, must_call=True), later
 
     def _arguments(self, recipient: str, tool: Tool | None) -> Grammar | None:
-        if recipient not in self._strict:
-            return None
-        return Grammar.json_schema(tool.parameters if tool and tool.parameters else NO_ARGUMENTS)
+        """What the arguments of a call must be, where a turn is held to rules at all."""
+        if recipient in self._strict:
+            return Grammar.json_schema(tool.parameters if tool and tool.parameters else NO_ARGUMENTS)
+        takes_object = tool is not None and (tool.parameters is None or tool.parameters.get("type") == "object")
+        return Grammar.json_object() if takes_object else None
 
 
 def declarations(conversation: Iterable[Message]) -> dict[str, Tool | None]:
