@@ -33,7 +33,7 @@ def run(backends: Mapping[str, LocalBackend], settings: Settings, *, host: str, 
     write_log()
     listener = _listen(host, port)
     app = create_app(backends, settings)
-    config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=drain)
+    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=drain)
     _Server(config, next(iter(backends.values()))).run(sockets=[listener])
 
 
