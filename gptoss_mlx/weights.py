@@ -21,7 +21,7 @@ from gptoss_mlx.convert import names, sources
 from gptoss_mlx.convert.mxfp4 import BAD_SCALE
 from gptoss_mlx.convert.tensorfile import Stored
 
-from . import kernels
+from . import kernels, memory
 from .config import ModelConfig
 from .errors import CheckpointError
 from .model import ExpertLinear, Model, PackedEmbedding, PackedLinear
@@ -35,19 +35,29 @@ MAPPED = {"BF16": mx.bfloat16, "F16": mx.float16, "F32": mx.float32, "U8": mx.ui
 """The safetensors dtypes of a model, which are used in place."""
 
 
-def load_model(folder: Path, progress: Progress | None = None) -> tuple[Model, ModelConfig]:
-    """Build the model of a folder and load its weights.
+def load_model(
+    folder: Path, progress: Progress | None = None, *, context: int = memory.CONTEXT, force: bool = False
+) -> tuple[Model, ModelConfig]:
+    """Build the model of a folder and load its weights. On a GPU this sets MLX's limits: see `memory.set_limits`.
 
     Args:
         folder: in any of the four layouts.
         progress: told after each layer.
+        context: tokens that must fit in memory beside the weights.
+        force: load even what does not fit.
 
     Raises:
         ConfigError: no config.json of a gpt-oss model is there.
         CheckpointError: a tensor is missing, unexpected, truncated, or of a wrong shape or dtype.
+        MemoryLimitError: the model does not fit this machine; the message says what would.
+        RequestError: `context` is not positive.
     """
     folder = sources.checkpoint_folder(folder)
     config = ModelConfig.from_folder(folder)
+    machine = memory.Machine.measure()
+    if not force:
+        memory.check_folder(folder, context, machine).require()
+    memory.set_limits(machine)
     arrays = read_arrays(folder, config)
     model = Model(config)
     pack(model, config, arrays)
