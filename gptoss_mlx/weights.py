@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +54,13 @@ def load_model(
     """
     folder = sources.checkpoint_folder(folder)
     config = ModelConfig.from_folder(folder)
+    files, tensors = sources.read_tensors(folder)  # names a damaged file better than MLX does
     machine = memory.Machine.measure()
     if not force:
-        memory.check_folder(folder, context, machine).require()
+        need = memory.Need.of_tensors(config, tensors.values(), str(folder))
+        memory.check_load(need, machine, context).require()
     memory.set_limits(machine)
-    arrays = read_arrays(folder, config)
+    arrays = read_arrays(files, tensors, config)
     model = Model(config)
     pack(model, config, arrays)
     check(model, arrays)
@@ -67,9 +69,8 @@ def load_model(
     return model, config
 
 
-def read_arrays(folder: Path, config: ModelConfig) -> Arrays:
-    """Every tensor of a folder under its MLX name, still on disk until it is evaluated."""
-    files, tensors = sources.read_tensors(folder)  # names a damaged file better than MLX does
+def read_arrays(files: Sequence[Path], tensors: Mapping[str, Stored], config: ModelConfig) -> Arrays:
+    """What `sources.read_tensors` found, under MLX's names; still on disk until it is evaluated."""
     layout = sources.layout_of(tensors)
     in_place = layout == "mlx" and kernels.native()
     stored: Arrays = {}

@@ -139,7 +139,7 @@ def _way_out(
         words = {
             "context": f"a context of {most:,} tokens",
             "preset": _conversion(dense, other, machine),
-            "limit": f"`sudo sysctl iogpu.wired_limit_mb={limit}`",
+            "limit": f"`sudo sysctl iogpu.wired_limit_mb={limit}` (until the next start)",
         }
         return Advice(
             " with ".join(words[change] for change in changes),
@@ -240,4 +240,4 @@ def _check_positive(name: str, value: int) -> None:
 
 
 def _gb(count: int) -> str:
-    return f"{count / 1e9:.2f} GB"
+    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.2f} MB"
