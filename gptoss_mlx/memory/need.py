@@ -18,6 +18,8 @@ from .machine import Machine
 
 CHUNK = 512
 """Tokens of a pass that activations and buffers are reckoned for: the engine's PREFILL_CHUNK."""
+MOVING = 3
+"""Layers whose buffers may be moved at once."""
 VECTORS = ("bias", "sinks", "norm.weight", "norm.scale")
 """How the names of tensors end that become activations' dtype (or float32) on loading."""
 
@@ -32,15 +34,15 @@ def cache_bytes(config: ModelConfig, tokens: int, itemsize: float = 2) -> int:
     """The most that a sequence's caches take on the way to `tokens`, however it gets there.
 
     The buffers of `cache.py` are rounded up, and those of full layers grow by half. While a layer's are moved to
-    larger ones, the old ones are still there, and what the new ones are put together from; MLX works ahead meanwhile,
-    so that all is there for two layers.
+    larger ones, the old ones are still there, and what the new ones are put together from. MLX works ahead meanwhile:
+    two layers at once are usual, three are reckoned with.
     """
     before = tokens - 1
     full = _rounded(before + before // 2 + 1)
     carried = min(before, config.sliding_window - 1 + SLACK + kernels.FIRST_STEP - 1)
     sliding = _rounded(carried + STEP - 1 + min(tokens, CHUNK))
     rooms = [full if kind == FULL else sliding for kind in config.layer_types]
-    return math.ceil((sum(rooms) + sum(sorted(rooms)[-2:])) * _row_bytes(config, itemsize))
+    return math.ceil((sum(rooms) + sum(sorted(rooms)[-MOVING:])) * _row_bytes(config, itemsize))
 
 
 def _rounded(tokens: int) -> int:
