@@ -6,7 +6,7 @@ A model that does not fit fails late otherwise, or takes a Mac down with it. `ma
 
 from .machine import CACHE_LIMIT, Machine, set_limits
 from .need import CHUNK, Need, activation_bytes, cache_bytes, kv_bytes
-from .verdict import CONTEXT, Advice, Verdict, check_context, check_folder, check_load, largest_context
+from .verdict import CONTEXT, Advice, Verdict, admission, check_context, check_folder, check_load, largest_context
 
 __all__ = [
     "CACHE_LIMIT",
@@ -17,6 +17,7 @@ __all__ = [
     "Need",
     "Verdict",
     "activation_bytes",
+    "admission",
     "cache_bytes",
     "check_context",
     "check_folder",

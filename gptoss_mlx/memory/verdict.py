@@ -8,7 +8,7 @@ else must fit.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -215,6 +215,36 @@ def largest_context(
     _check_positive("sequences", sequences)
     left = machine.available - used
     return _largest(config, lambda tokens: _beside(config, tokens, machine, sequences, kv_itemsize) <= left)
+
+
+def admission(
+    config: ModelConfig,
+    machine: Machine,
+    *,
+    used: int,
+    running: Callable[[], Iterable[int]],
+    kv_itemsize: float | None = None,
+) -> Callable[[int], bool]:
+    """What an engine asks before it admits a sequence of so many tokens.
+
+    Args:
+        config: of the model.
+        machine: where it runs.
+        used: bytes that are always taken: `Need.resident`, and what a store of prefixes may hold.
+        running: tells the tokens that each sequence in progress may reach.
+        kv_itemsize: as for `check_context`.
+
+    Returns:
+        Whether there is room beside those that run; raises MemoryLimitError where there would not be without them.
+    """
+    itemsize = machine.kv_itemsize if kv_itemsize is None else kv_itemsize
+
+    def fits(tokens: int) -> bool:
+        check_context(config, tokens, machine, used=used, kv_itemsize=itemsize).require()
+        promised = sum(cache_bytes(config, others, itemsize) for others in running())
+        return check_context(config, tokens, machine, used=used + promised, kv_itemsize=itemsize).fits
+
+    return fits
 
 
 def _beside(config: ModelConfig, tokens: int, machine: Machine, sequences: int, kv_itemsize: float | None) -> int:

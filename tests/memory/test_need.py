@@ -20,8 +20,7 @@ from gptoss_mlx.config import FULL, ModelConfig
 from gptoss_mlx.convert import convert, sources
 from gptoss_mlx.convert.presets import DENSE, Preset
 from gptoss_mlx.convert.tensorfile import TensorSpec
-from gptoss_mlx.engine import PREFILL_CHUNK
-from gptoss_mlx.engine.generate import prefill
+from gptoss_mlx.engine import PREFILL_CHUNK, prefill
 from gptoss_mlx.memory import CHUNK, Machine, Need, activation_bytes, cache_bytes, kv_bytes
 from gptoss_mlx.weights import load_model
 

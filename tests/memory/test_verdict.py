@@ -24,6 +24,7 @@ from gptoss_mlx.memory import (
     Machine,
     Need,
     Verdict,
+    admission,
     cache_bytes,
     check_context,
     check_folder,
@@ -216,6 +217,18 @@ def test_sequences_are_admitted_until_the_memory_is_promised() -> None:
         admitted += 1
     assert admitted == 4  # seven, if buffers did not grow by half
     assert "left beside the" in check_context(model.config, 131072, machine, used=used).note
+
+
+def test_what_an_engine_asks() -> None:
+    machine, model = MACS["24"], need("20b", "q8")
+    running: list[int] = []
+    fits = admission(model.config, machine, used=model.resident(machine), running=lambda: running)
+    while fits(32768):
+        running.append(32768)
+    assert len(running) == 3
+    assert fits(4096)
+    with pytest.raises(MemoryLimitError, match=r"a sequence of 131,072 tokens: .* tokens fit$"):
+        fits(131072)
 
 
 @pytest.mark.parametrize("wrong", [0, -3])
