@@ -134,7 +134,7 @@ class ChatSession:
         self.effort = _effort(systems)
         self.messages = [*systems, *rest[len(plain) :]]
 
-    def _dialogue(self, asked: list[Message], options: Mapping[str, Any]) -> Dialogue:
+    def _dialogue(self, asked: list[Message], options: dict[str, Any]) -> Dialogue:
         kept = ("model", "messages", "declared")
         settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in kept}
         return self.model.dialogue(asked, **settings | {"tools": self._offered()} | options)

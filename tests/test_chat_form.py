@@ -39,7 +39,7 @@ def test_content_in_every_form(content: Any) -> None:
 
 
 def test_what_the_openai_client_dumps() -> None:
-    dumped = {
+    dumped: dict[str, Any] = {
         "role": "assistant", "content": None, "refusal": "No.", "annotations": [], "audio": None,
         "function_call": None, "tool_calls": None,
     }  # fmt: skip
