@@ -125,6 +125,12 @@ class Dialogue:
         self._turns = self._calls = self._thoughts = 0
         self._usage = Usage()
         self._reason: str | None = None
+        self._gone = False
+
+    @property
+    def prompt(self) -> Sequence[int]:
+        """Tokens that the model reads before its next turn."""
+        return self._prompt
 
     def events(self) -> Iterator[Event]:
         """Everything that happens, at last `Done`; closing the iterator ends the work."""
@@ -138,13 +144,16 @@ class Dialogue:
     async def aevents(self) -> AsyncGenerator[Event, None]:
         """The same without blocking the event loop: the model works in a thread, and tools are awaited."""
         with Worker() as worker:
-            while self._reason is None:
-                async with aclosing(worker.iterate(self._turn())) as events:
-                    async for event in events:
-                        yield event
-                while self._has_call():
-                    yield self._record(await self._arefusal() or await self._answer())
-                self._conclude()
+            try:
+                while self._reason is None:
+                    async with aclosing(worker.iterate(self._turn())) as events:
+                        async for event in events:
+                            yield event
+                    while self._has_call():
+                        yield self._record(await self._arefusal() or await self._answer())
+                    self._conclude()
+            finally:
+                self._gone = self._reason is None  # closed or cancelled: the thread shall not go on for long
         yield Done(self._done())
 
     def reply(self) -> Reply:
@@ -169,6 +178,7 @@ class Dialogue:
             boundaries=tuple(i for i, token in enumerate(self._prompt) if token == self._backend.tokenizer.start),
             guide=guide,
             logprobs=settings.logprobs,
+            cancelled=self._is_cancelled,
         )
         turn = Turn(self._backend.tokenizer, self._declared, self._calls)
         yield from turn.run(self._backend.generate, request, self._is_cancelled)
@@ -223,7 +233,7 @@ class Dialogue:
         self._conversation = self._conversation.adding(*messages)
 
     def _is_cancelled(self) -> bool:
-        return self._settings.cancelled is not None and self._settings.cancelled()
+        return self._gone or (self._settings.cancelled is not None and self._settings.cancelled())
 
     def _done(self) -> Reply:
         return Reply(
