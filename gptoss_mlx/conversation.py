@@ -61,8 +61,9 @@ class Settings:
     max_tokens: int = MAX_TOKENS
     """Of all turns together, thoughts included."""
     reasoning_budget: int | None = None
-    """Tokens of thoughts, of all turns together. They never get the last `ANSWER_TOKENS` of the room, or the last
-    quarter of it where that is less: so there is an answer however long the model would think."""
+    """Tokens of thoughts, of all turns together; then the answer begins. None keeps the last `ANSWER_TOKENS` of
+    `max_tokens` and the context for the answer, or the last quarter where that is less: so there is one, however long
+    the model would think. A budget of `max_tokens` lets it think to the end."""
     max_turns: int = MAX_TURNS
     logprobs: int | None = None
     first: Rules | None = None
@@ -181,7 +182,7 @@ class Dialogue:
             cancelled=self._is_cancelled,
         )
         turn = Turn(self._backend.tokenizer, self._declared, self._calls)
-        yield from turn.run(self._backend.generate, request, self._is_cancelled)
+        yield from turn.run(self._backend.generate, request)
         self._thoughts += guide.reasoning_tokens
         self._take(turn)
 
@@ -193,10 +194,10 @@ class Dialogue:
             opening = _common_beginning([tokenizer.encode(f" to={recipient}") for recipient in rules.calls])
         closing = closing_tokens(tokenizer, opening)
         headers = len(tokenizer.encode("analysis")) + 2 + len(closing)
-        budget = max(0, room - min(ANSWER_TOKENS, room // 4) - headers)
+        budget = room - min(ANSWER_TOKENS, room // 4) - headers
         if self._settings.reasoning_budget is not None:
-            budget = min(budget, max(0, self._settings.reasoning_budget - self._thoughts))
-        return ReasoningBudget(tokenizer, budget, inner, closing)
+            budget = self._settings.reasoning_budget - self._thoughts
+        return ReasoningBudget(tokenizer, max(0, budget), inner, closing)
 
     def _take(self, turn: Turn) -> None:
         """Remember what a turn brought, and decide how it goes on."""

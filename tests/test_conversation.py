@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
 import pytest
 
-from gptoss_mlx.conversation import ANSWER_TOKENS, Dialogue, Settings, tool_loop
+from gptoss_mlx.conversation import ANSWER_TOKENS, Backend, Dialogue, Settings, tool_loop
+from gptoss_mlx.engine import Generated, Request
 from gptoss_mlx.engine.structure import Rules
 from gptoss_mlx.errors import RequestError
 from gptoss_mlx.events import (
@@ -292,6 +294,28 @@ def test_a_cancelled_task_stops_the_engine() -> None:
     asyncio.run(listen())
     assert script.closed == 1
     assert len(script.said) < 100_000
+
+
+def test_a_cancelled_task_stops_the_reading_of_a_prompt() -> None:
+    reading, stopped = threading.Event(), threading.Event()
+
+    def slow(request: Request) -> Generator[Generated, None, None]:
+        reading.set()
+        while request.cancelled is not None and not request.cancelled():
+            time.sleep(0.001)
+        stopped.set()
+        yield from ()
+
+    async def listen() -> None:
+        backend = Backend(slow, Script().tokenizer, 1000)
+        task = asyncio.create_task(Dialogue(backend, Toolbox().conversation("q")).areply())
+        await asyncio.to_thread(reading.wait)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(listen())
+    assert stopped.wait(10)
 
 
 # Async

@@ -297,7 +297,7 @@ class Engine:
             token = self._start(sequence, mx.array(sequence.tokens[sequence.offset :]), 0)
         if sequence.left > 1:
             sequence.ahead = self._start(sequence, token, 1)
-        sequence.push(number(token))
+        sequence.follow(number(token))
         if sequence.finished:
             sequence.ahead = None
 
