@@ -34,7 +34,7 @@ def chat(
 ) -> None:
     """Chat with gpt-oss. With a QUESTION: answer it and exit; without: a session (piped lines are questions)."""
     from .printer import AnswerPrinter
-    from .session import Session, Settings
+    from .session import Session
 
     if question is not None and not question.strip():
         raise click.UsageError("QUESTION is empty")
@@ -42,8 +42,8 @@ def chat(
     runtime = load_runtime(_find(model), context, force)
     if show_analysis is None:
         show_analysis = sys.stdout.isatty()
-    settings = Settings(effort, system, sampling, max_tokens)
-    session = Session(runtime, AnswerPrinter(show_analysis), settings)
+    talk = runtime.session(effort=effort, instructions=system, sampling=sampling, max_tokens=max_tokens)
+    session = Session(talk, AnswerPrinter(show_analysis))
     if question is not None:
         session.answer(question)
     elif sys.stdin.isatty() and sys.stdout.isatty():
