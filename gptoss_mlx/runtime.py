@@ -23,6 +23,7 @@ from .engine import PREFILL_CHUNK, Engine, EngineOptions, Generated, Request, St
 from .errors import TokenizerError
 from .events import Event, Reply
 from .history import TODAY, History, resolved_date
+from .memory import CONTEXT
 from .model import Model
 from .sampling import SamplingParams
 from .session import ChatSession
@@ -52,6 +53,8 @@ def load(
     name: str | Path = hub.DEMO,
     *,
     exact: bool | None = None,
+    context: int = CONTEXT,
+    force: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> GptOss:
     """Load a model.
@@ -60,13 +63,16 @@ def load(
         name: a folder, `demo`, an alias (`20b`, `120b`) or a Hugging Face id. Nothing is downloaded.
         exact: on a CPU, float32 throughout, for which prompts take about twice the time. None: as the environment's
             GPTOSS_EXACT says, else False.
+        context: tokens that must fit in memory beside the model; longer conversations are not refused.
+        force: load even a model that does not fit.
         progress: told (bytes loaded, bytes in all).
 
     Raises:
         ModelNotFoundError: the name leads to nothing on this machine.
         ConfigError, CheckpointError, TokenizerError: the folder is not a whole gpt-oss model.
+        MemoryLimitError: it does not fit this machine; the message says what would.
     """
-    return GptOss.from_folder(hub.find(name), exact=exact, progress=progress)
+    return GptOss.from_folder(hub.find(name), exact=exact, context=context, force=force, progress=progress)
 
 
 def _taking(
@@ -106,11 +112,17 @@ class GptOss:
 
     @classmethod
     def from_folder(
-        cls, folder: Path, *, exact: bool | None = None, progress: Callable[[int, int], None] | None = None
+        cls,
+        folder: Path,
+        *,
+        exact: bool | None = None,
+        context: int = CONTEXT,
+        force: bool = False,
+        progress: Callable[[int, int], None] | None = None,
     ) -> GptOss:
         """Load the model in a folder; see `load`."""
         tokenizer = Tokenizer.from_folder(folder)
-        model, config = load_model(folder, progress)
+        model, config = load_model(folder, progress, context=context, force=force)
         model.exact = exact
         if tokenizer.size > config.vocab_size:
             raise TokenizerError(
