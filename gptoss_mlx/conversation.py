@@ -6,7 +6,7 @@ import asyncio
 import atexit
 import inspect
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import cache
@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from .engine.budget import ReasoningBudget, closing_tokens
 from .engine.grammar import Vocabulary
-from .engine.request import Guide, Request
+from .engine.request import MOST_LOGPROBS, Guide, Request
 from .engine.structure import Constraint, Rules
 from .errors import RequestError
 from .events import Done, Event, Reply, ToolCall, ToolOutput, Usage, is_call
@@ -78,14 +78,15 @@ class Settings:
     """Asked at each token and before each call: whether to stop."""
 
     def __post_init__(self) -> None:
-        for name, value, least in (
-            ("max_tokens", self.max_tokens, 1),
-            ("max_turns", self.max_turns, 1),
-            ("reasoning_budget", self.reasoning_budget, 0),
-            ("logprobs", self.logprobs, 0),
+        for name, value, least, most in (
+            ("max_tokens", self.max_tokens, 1, None),
+            ("max_turns", self.max_turns, 1, None),
+            ("reasoning_budget", self.reasoning_budget, 0, None),
+            ("logprobs", self.logprobs, 0, MOST_LOGPROBS),
         ):
-            if value is not None and not (isinstance(value, int) and value >= least):
-                raise RequestError(f"{name}: an integer of {least} or more expected, {value!r} found")
+            if value is not None and not (isinstance(value, int) and least <= value <= (most or value)):
+                expected = f"{least} or more" if most is None else f"{least} to {most}"
+                raise RequestError(f"{name}: an integer of {expected} expected, {value!r} found")
 
 
 class Dialogue:
@@ -133,7 +134,7 @@ class Dialogue:
         """Tokens that the model reads before its next turn."""
         return self._prompt
 
-    def events(self) -> Iterator[Event]:
+    def events(self) -> Generator[Event, None, None]:
         """Everything that happens, at last `Done`; closing the iterator ends the work."""
         while self._reason is None:
             yield from self._turn()
@@ -324,4 +325,4 @@ def _tool_loop() -> BackgroundLoop:
     return loop
 
 
-_LOCK = threading.Lock()
+_LOCK = threading.Lock()  # two threads must not make two loops

@@ -254,8 +254,8 @@ class GptOss:
                 dataclass. `Reply.parsed` is then its value.
             sampling: how tokens are chosen; stop texts apply to the answer, not to thoughts.
             max_tokens: tokens at most of all turns together, thoughts included.
-            reasoning_budget: tokens of thoughts at most; then the answer begins. None: a quarter of `max_tokens` is
-                kept for the answer, but no more than 1024.
+            reasoning_budget: tokens of thoughts at most; then the answer begins. None keeps a quarter of `max_tokens`
+                for the answer, but no more than 1024 tokens.
             max_turns: how often the model may speak, results of calls in between. After the last time its calls are
                 still answered, and the finish reason is `length`: going on with the reply's conversation is possible.
             logprobs: how many of the likeliest tokens to tell with each token of the text; None: nothing.
@@ -291,7 +291,7 @@ class GptOss:
         return Dialogue(Backend(self._generate, self.tokenizer, context), conversation, box, settings)
 
     @_taking(dialogue)
-    def stream(self, dialogue: Dialogue) -> Iterator[Event]:
+    def stream(self, dialogue: Dialogue) -> Generator[Event, None, None]:
         """Answer piece by piece: events as they happen, at last `Done` with the Reply. Arguments as `dialogue`'s.
 
         Closing the iterator ends the work.

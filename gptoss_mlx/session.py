@@ -6,8 +6,8 @@ before and the engine has to read only what is new.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from contextlib import aclosing, closing
 from dataclasses import dataclass, field, fields
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
@@ -52,7 +52,7 @@ class ChatSession:
     def __post_init__(self) -> None:
         self.date = resolved_date(self.date)
 
-    def stream(self, question: str | None = None, **options: Any) -> Iterator[Event]:
+    def stream(self, question: str | None = None, **options: Any) -> Generator[Event, None, None]:
         """Ask, and answer piece by piece.
 
         Args:
@@ -150,11 +150,12 @@ class ChatSession:
             raise RequestError("question: a text expected to begin the conversation, none found")
         return list(self.messages)
 
-    def _heard(self, asked: list[Message], events: Iterator[Event]) -> Iterator[Event]:
-        for event in events:
-            if isinstance(event, Done):
-                self._remember(asked, event.reply)
-            yield event
+    def _heard(self, asked: list[Message], events: Generator[Event, None, None]) -> Generator[Event, None, None]:
+        with closing(events):
+            for event in events:
+                if isinstance(event, Done):
+                    self._remember(asked, event.reply)
+                yield event
 
     async def _aheard(self, asked: list[Message], events: AsyncGenerator[Event, None]) -> AsyncGenerator[Event, None]:
         async with aclosing(events):

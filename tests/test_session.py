@@ -83,7 +83,7 @@ def test_an_answer_not_heard_to_its_end_is_forgotten(demo: GptOss) -> None:
     session = demo.session(sampling=GREEDY)
     events = session.stream("What is the capital of France?")
     assert isinstance(next(events), TextDelta)
-    events.close()  # type: ignore[attr-defined]
+    events.close()
     assert session.messages == []
 
 
