@@ -142,6 +142,14 @@ class FullCache(_Buffers):
         """Append keys and values (B, K, T, D), and attend with queries (B, H, T, D): see `kernels.attend`."""
         return kernels.attend(queries, *self.update_and_fetch(keys, values), **how)
 
+    def at(self, offset: int) -> FullCache:
+        """A copy that stands at an earlier position; it shares the buffers."""
+        if not self.can_rewind(offset):
+            raise ValueError(f"at: no exact state of position {offset} in a cache of {self.offset} tokens")
+        twin = self.__copy__()
+        twin.offset = offset
+        return twin
+
     @property
     def state(self) -> list[mx.array]:
         """The arrays to evaluate: keys and values so far."""
@@ -198,12 +206,19 @@ class SlidingCache(_Buffers):
 
     def snapshot(self) -> SlidingCache:
         """A copy with buffers of its own that hold no more than it needs."""
+        return self.at(self.offset)
+
+    def at(self, offset: int) -> SlidingCache:
+        """A copy that stands at an earlier position (see `can_rewind`), with buffers of its own."""
+        if not self.can_rewind(offset):
+            raise ValueError(f"at: no exact state of position {offset} in a cache of {self.offset} tokens")
         twin = SlidingCache(self.window)
-        twin.offset, twin.base = self.offset, self._needed(self.offset)
+        twin.offset, twin.base = offset, self._needed(offset)
         if self._storage is not None:
-            self._storage.shared = max(self._storage.shared, self.offset - self.base)  # a copy of all may be a view
-            twin._storage = _Storage([mx.contiguous(plane) for plane in self._from(twin.base)])
-            twin._storage.filled = twin._storage.shared = twin.offset - twin.base
+            first, last = twin.base - self.base, offset - self.base
+            self._storage.shared = max(self._storage.shared, last)  # a slice of all may be a view
+            twin._storage = _Storage([mx.contiguous(plane[:, :, first:last]) for plane in self._storage.planes])
+            twin._storage.filled = twin._storage.shared = last - first
         return twin
 
 

@@ -12,16 +12,19 @@ import numpy as np
 import numpy.typing as npt
 
 from . import hub
+from .cache import Cache
 from .config import ModelConfig
 from .conversation import Done, Event, Reply, Turn
-from .engine import PREFILL_CHUNK, StopText, check_tokens, generate
+from .engine import PREFILL_CHUNK, Engine, EngineOptions, Request, StopText, check_tokens
 from .errors import TokenizerError
 from .history import History, ToolLike, to_conversation
 from .model import Model
-from .sampling import Sampler, SamplingParams
+from .sampling import SamplingParams
 from .tokenizer import StreamDecoder, Tokenizer
 from .weights import load_model
 
+LOGITS_ROWS = 32
+"""Positions whose logits are held at once: 26 MB with the released vocabulary."""
 TODAY = "today"
 MAX_TOKENS = 16384
 """Tokens of one chat answer, thoughts included, unless asked otherwise."""
@@ -59,11 +62,19 @@ def load(
 class GptOss:
     """A model ready to run."""
 
-    def __init__(self, model: Model, config: ModelConfig, tokenizer: Tokenizer, folder: Path) -> None:
+    def __init__(
+        self,
+        model: Model,
+        config: ModelConfig,
+        tokenizer: Tokenizer,
+        folder: Path,
+        options: EngineOptions | None = None,
+    ) -> None:
         self.model = model
         self.config = config
         self.tokenizer = tokenizer
         self.folder = folder
+        self.engine = Engine(model, tokenizer.size, tokenizer.stop_tokens, options)
 
     @classmethod
     def from_folder(
@@ -101,13 +112,35 @@ class GptOss:
         Raises:
             RequestError: no tokens, ids out of range, or more than the context holds.
         """
-        check_tokens(self.model, tokens)
-        cache = self.model.make_cache()
-        parts = []
+        return np.concatenate(list(self.logits_blocks(tokens)))
+
+    def logits_blocks(
+        self, tokens: Sequence[int], positions: Sequence[int] | None = None, cache: Sequence[Cache] | None = None
+    ) -> Iterator[npt.NDArray[np.float32]]:
+        """Logits of some positions, a few at a time: those of a long text would fill the memory.
+
+        Args:
+            tokens: T ids.
+            positions: ascending indices into `tokens`; None means all.
+            cache: what came before; holds the tokens too when the last block has been taken. None: nothing.
+
+        Yields:
+            (at most LOGITS_ROWS, vocabulary) in float32, together one row for each position.
+
+        Raises:
+            RequestError: no tokens, ids out of range, or more than the context holds.
+        """
+        cache = self.model.make_cache() if cache is None else cache
+        check_tokens(self.model, tokens, cache[0].offset)
+        wanted = np.arange(len(tokens)) if positions is None else np.asarray(positions, np.int64)
         for first in range(0, len(tokens), PREFILL_CHUNK):
             chunk = mx.array(list(tokens[first : first + PREFILL_CHUNK]))[None]
-            parts.append(np.array(self.model(chunk, cache)[0].astype(mx.float32)))
-        return np.concatenate(parts)
+            hidden = self.model.hidden(chunk, cache)
+            mx.eval(hidden, [layer.state for layer in cache])
+            rows = wanted[(wanted >= first) & (wanted < first + chunk.shape[1])] - first
+            for start in range(0, len(rows), LOGITS_ROWS):
+                block = hidden[:, mx.array(rows[start : start + LOGITS_ROWS])]
+                yield np.array(self.model.logits(block)[0].astype(mx.float32))
 
     def generate(
         self, tokens: Sequence[int], sampling: SamplingParams | None = None, max_tokens: int | None = None
@@ -121,11 +154,9 @@ class GptOss:
             RequestError: the prompt is empty or too long, or a setting is out of its range.
         """
         sampling = sampling or SamplingParams()
-        sampler = Sampler(sampling, self.tokenizer.size)
         decoder, stop = StreamDecoder(self.tokenizer), StopText(sampling.stop)
-        steps = generate(self.model, tokens, sampler, stop_tokens=self.tokenizer.stop_tokens, max_tokens=max_tokens)
         last: Token | None = None
-        for step in steps:
+        for step in self.engine.generate(Request(tokens, sampling, max_tokens)):
             if last is not None:
                 yield last
             text = "" if step.stopped else decoder.push(step.token)
@@ -164,7 +195,7 @@ class GptOss:
         if date == TODAY:
             date = datetime.date.today().isoformat()
         conversation = to_conversation(messages, effort=effort, instructions=instructions, tools=tools, date=date)
-        turn = Turn(self.model, self.tokenizer, conversation)
+        turn = Turn(self.engine, self.tokenizer, conversation)
         return turn.run(sampling or SamplingParams(), max_tokens)
 
     def chat(

@@ -15,6 +15,7 @@ COMMANDS = {
     "bench": "bench",
     "chat": "chat",
     "convert": "convert",
+    "eval": "eval",
     "generate": "generate",
     "info": "info",
     "pull": "pull",

@@ -73,8 +73,8 @@ class PrefixStore:
             return
         node = self._root.place(_tokens(tokens))
         if node.caches is None:
-            own = [cache.snapshot() if isinstance(cache, SlidingCache) else copy.copy(cache) for cache in caches]
-            mx.eval([cache.state for cache in own])  # a snapshot that waits would keep what it is taken from
+            own: list[Cache] = [cache.at(cache.offset) for cache in caches]
+            mx.eval([cache.state for cache in own])  # a copy that waits keeps what it is taken from
             self._put(node, own)
             below = node.below()
             if below is not None:

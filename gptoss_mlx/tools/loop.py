@@ -1,0 +1,69 @@
+"""An event loop in a thread of its own: tools for a program that is not asynchronous.
+
+Connections of MCP servers, browsers and notebooks live in the event loop that made them. A program that called
+`asyncio.run` for every turn would give each turn a loop of its own, and lose them; this one stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from types import TracebackType
+from typing import Any, TypeVar
+
+from ..errors import RequestError
+
+T = TypeVar("T")
+
+
+class BackgroundLoop:
+    """Runs coroutines for who waits for them; a context manager."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._serve, name="gptoss-mlx tools", daemon=True)
+        self._thread.start()
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """The coroutine's result, or its exception. An interrupt (Ctrl-C) cancels it.
+
+        Raises:
+            RequestError: the loop is closed, or this is called from inside it, where waiting would never end.
+        """
+        if self._loop.is_closed() or threading.current_thread() is self._thread:
+            coroutine.close()
+            state = "is closed" if self._loop.is_closed() else "cannot wait for itself; await the coroutine instead"
+            raise RequestError(f"background loop: it {state}")
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def close(self) -> None:
+        """Cancel what still runs and end the thread; again, it does nothing."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+
+    def __enter__(self) -> BackgroundLoop:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _serve(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_forever()
+            left = asyncio.all_tasks(self._loop)
+            for task in left:
+                task.cancel()
+            self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        finally:
+            self._loop.close()

@@ -1,0 +1,87 @@
+"""The loop in the background runs what a program without one asks for."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from gptoss_mlx.errors import RequestError
+from gptoss_mlx.tools.loop import BackgroundLoop
+
+
+async def thread() -> str:
+    await asyncio.sleep(0)
+    return threading.current_thread().name
+
+
+async def fail() -> None:
+    raise KeyError("x")
+
+
+def test_every_coroutine_runs_in_the_same_loop() -> None:
+    async def loop() -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()
+
+    with BackgroundLoop() as background:
+        assert background.run(thread()) == "gptoss-mlx tools"
+        assert background.run(loop()) is background.run(loop())
+        with pytest.raises(KeyError):
+            background.run(fail())
+
+
+def test_it_cannot_wait_for_itself() -> None:
+    with BackgroundLoop() as background:
+
+        async def inside() -> None:
+            background.run(thread())
+
+        with pytest.raises(RequestError, match="cannot wait for itself; await the coroutine instead"):
+            background.run(inside())
+
+
+def test_closing_cancels_what_runs() -> None:
+    ended: list[str] = []
+
+    async def endless() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("cancelled")
+
+    async def begin() -> None:
+        tasks.append(asyncio.create_task(endless()))
+        await asyncio.sleep(0)
+
+    tasks: list[asyncio.Task[None]] = []
+    background = BackgroundLoop()
+    background.run(begin())
+    background.close()
+    background.close()
+    assert ended == ["cancelled"]
+    assert all(t.name != "gptoss-mlx tools" for t in threading.enumerate())
+    with pytest.raises(RequestError, match="is closed"):
+        background.run(thread())
+
+
+def test_an_interrupt_cancels_the_coroutine(monkeypatch: pytest.MonkeyPatch) -> None:
+    started, ended = threading.Event(), threading.Event()
+
+    async def endless() -> None:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    def interrupted(future: object, timeout: float | None = None) -> None:
+        started.wait()
+        raise KeyboardInterrupt
+
+    with BackgroundLoop() as background:
+        monkeypatch.setattr("concurrent.futures.Future.result", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            background.run(endless())
+        monkeypatch.undo()
+        assert ended.wait(10)
