@@ -99,6 +99,11 @@ class PrefixStore:
         self._reused += node.end
         return node.end, [copy.copy(cache) for cache in node.caches]
 
+    def reach(self, tokens: Sequence[int], limit: int) -> int:
+        """How many tokens `find` would find, without a search in the figures."""
+        node = self._root.deepest(_tokens(tokens[: max(0, limit)]))
+        return node.end if node is not None else 0
+
     def clear(self) -> None:
         """Forget all states. The figures of searches stay."""
         self._root = _Node(_tokens(()), None)
@@ -196,7 +201,7 @@ class _Node:
             return node
         child = node.children.get(int(tokens[node.end]))
         if child is not None:
-            node = child.split(_common(child.tokens, tokens[node.end :]))
+            node = child.split(common(child.tokens, tokens[node.end :]))
         return node if node.end == len(tokens) else _Node(tokens[node.end :], node)
 
     def split(self, count: int) -> _Node:
@@ -266,21 +271,22 @@ class _Ledger:
 
 def planes(cache: Cache) -> list[mx.array]:
     """The arrays (B, K, n, width) that a cache needs to go on: of all tokens, or of those its window may ask for."""
-    return cache._from(_first(cache))
+    return cache._from(first_needed(cache, cache.offset))
 
 
 def restored(cache: Cache, arrays: Sequence[mx.array], offset: int) -> Cache:
     """A cache of the same kind that stands at `offset` and has the arrays which `planes` gave there."""
     twin = copy.copy(cache)
     twin.offset = offset
-    twin.base = _first(twin)
+    twin.base = first_needed(cache, offset)
     twin._storage = _Storage(list(arrays))
     twin._storage.filled = twin._storage.shared = offset - twin.base
     return twin
 
 
-def _first(cache: Cache) -> int:
-    return cache._needed(cache.offset) if isinstance(cache, SlidingCache) else 0
+def first_needed(cache: Cache, offset: int) -> int:
+    """The first position whose keys and values a cache of this kind needs to go on from `offset`."""
+    return cache._needed(offset) if isinstance(cache, SlidingCache) else 0
 
 
 def _slimmed(cache: Cache) -> Cache:
@@ -304,8 +310,8 @@ def _tokens(tokens: Sequence[int] | Tokens) -> Tokens:
     return np.array(tokens, np.int32)
 
 
-def _common(one: Tokens, other: Tokens) -> int:
-    """Length of the common beginning."""
+def common(one: Tokens, other: Tokens) -> int:
+    """Length of the common beginning of two runs of tokens."""
     length = min(len(one), len(other))
     different = np.flatnonzero(one[:length] != other[:length])
     return int(different[0]) if len(different) else length
