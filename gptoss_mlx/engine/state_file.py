@@ -197,11 +197,8 @@ def _is_sealed(path: Path) -> bool:
         return zlib.crc32(header) == int.from_bytes(file.read(4), "little")
 
 
-def _numbers(source: int, stored: Stored) -> npt.NDArray[Any]:
-    if stored.dtype != "U32" or len(stored.shape) != 1:
-        raise ValueError(f"{stored.name}: a list of numbers expected")
-    numbers: npt.NDArray[Any] = tensorfile.read(source, stored)
-    return numbers
+def _numbers(source: int, stored: Stored) -> npt.NDArray[np.uint32]:
+    return np.frombuffer(tensorfile.as_bytes(tensorfile.read(source, stored)), "<u4")
 
 
 def _lengths(caches: list[Cache], length: int, positions: tuple[int, ...]) -> dict[str, int]:

@@ -171,6 +171,9 @@ def test_states_larger_than_the_store_stay_on_disk(tmp_path: Path) -> None:
     store = PrefixStore(1300 * ROW)
     assert recalled(opened(tmp_path), LINE, store=store) == 700
     assert store.stats.bytes <= store.budget
+    file = only(tmp_path)
+    file.write_bytes(file.read_bytes()[:-3000] + bytes(2996) + file.read_bytes()[-4:])
+    assert recalled(opened(tmp_path), LINE, store=PrefixStore(10 * ROW)) == 0  # not even read
 
 
 def test_the_oldest_files_make_room(tmp_path: Path) -> None:
@@ -265,6 +268,14 @@ def test_damage_is_never_used(data: st.DataObject, saved: tuple[str, bytes], tmp
     assert recalled(folder, LINE) == 300
 
 
+def test_damage_that_makes_sense(saved: tuple[str, bytes], tmp_path: Path) -> None:
+    name, good = saved
+    (tmp_path / name).write_bytes(good.replace(b'"F32"', b'"U32"'))
+    said: list[str] = []
+    assert recalled(opened(tmp_path, said), LINE) == 0
+    assert said == [f"{tmp_path}: {name!r} is ignored: damaged or truncated"]
+
+
 Change = Callable[[dict[str, Any]], Any]
 
 
@@ -301,8 +312,7 @@ def tensor(name: str, **fields: Any) -> Change:
         lambda header: {key: value for key, value in header.items() if key != "checksums"},
         lambda header: {key: value for key, value in header.items() if key != "1.0"},
         lambda header: {**header, "7.0": header["1.0"]},
-        tensor("tokens", dtype="F32"),
-        tensor("tokens", shape=[3, 100]),
+        tensor("tokens", shape=[300, 2]),
         tensor("tokens", shape=[float("inf")]),
         tensor("tokens", shape=None),
         tensor("tokens", data_offsets=[10**9, 10**9 + 1200]),
@@ -343,6 +353,15 @@ def test_a_file_that_is_not_to_be_read(tmp_path: Path) -> None:
     large.unlink()
     assert recalled(folder, LINE) == 100
     assert len(said) == 1
+
+
+def test_another_process_replaces_a_file(tmp_path: Path) -> None:
+    opened(tmp_path).save(grown(LINE, 300, 700))
+    folder = opened(tmp_path)
+    opened(tmp_path).save(grown(LINE, 400, 700))
+    assert recalled(folder, LINE) == 0
+    folder.save(PrefixStore(0))  # looks again
+    assert recalled(folder, LINE, 600) == 400
 
 
 @pytest.mark.parametrize("inside", ["file", "file/deeper"])

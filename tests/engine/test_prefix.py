@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any
@@ -52,6 +53,11 @@ def check(store: PrefixStore) -> None:
     states = held(store)
     for tokens, caches in states.items():
         Run(tokens, caches).check()
+    leaves = {tuple(branch.tokens.tolist()): branch.states[len(branch.tokens)][1] for branch in store.branches()}
+    for tokens, caches in states.items():
+        below = [leaf._storage for end, leaf in leaves.items() if end[: len(tokens)] == tokens]
+        assert caches[1]._storage in below  # its full layer is that of a leaf
+        assert tokens not in leaves or len(below) == 1
     stats = store.stats
     assert (stats.bytes, stats.states) == (count(states.values()), len(states))
     assert stats.bytes <= store.budget
@@ -186,6 +192,18 @@ def test_what_fits_alone_is_stored_without_its_unused_room() -> None:
     run.feed(LINE[1000:1001])
     store.add(run.tokens, run.caches)
     assert found(store, LINE) == 1000  # the larger one drove nobody out
+
+
+def test_nothing_but_its_buffers_stays_in_memory() -> None:
+    store = PrefixStore(LARGE)
+    gc.collect()
+    before = mx.get_active_memory()
+    grown(store, LINE, 500, 1000, 2900)
+    gc.collect()
+    assert mx.get_active_memory() - before <= store.stats.bytes + 50_000
+    store.clear()
+    gc.collect()
+    assert mx.get_active_memory() - before <= 50_000
 
 
 def test_adding_again_makes_recent_and_no_more() -> None:
