@@ -14,8 +14,8 @@ _here = Path(__file__).parent
 if not (_here / "convert").is_dir():  # a source tree, where the converter lies beside this folder
     __path__.append(str(_here.parent))
 
-from .conversation import Reply  # noqa: E402
 from .errors import GptOssError  # noqa: E402
+from .events import Reply  # noqa: E402
 from .harmony import Conversation, Message  # noqa: E402
 from .runtime import GptOss, load  # noqa: E402
 from .sampling import SamplingParams  # noqa: E402

@@ -18,7 +18,7 @@ from gptoss_mlx import __version__
 from gptoss_mlx.cli import main
 from gptoss_mlx.cli.chat import chat
 from gptoss_mlx.cli.printer import AnswerPrinter, WordWrap, split_blocks
-from gptoss_mlx.conversation import CallDelta, TextDelta
+from gptoss_mlx.events import CallDelta, CallStarted, TextDelta
 from toy import write_toy
 
 ESCAPE = "\x1b"
@@ -128,9 +128,11 @@ def printed(events: list[Any], *, terminal: bool, show_analysis: bool = True) ->
     return out.getvalue()
 
 
+CALL = CallStarted(0, "c", "functions.f", "f")
 EVENTS = [
     TextDelta("analysis", "Let me "), TextDelta("analysis", "think."), TextDelta("final", "It is **bo"),
-    TextDelta("final", "ld**.\n\nNext [x] block"), CallDelta("functions.f", '{"a":'), CallDelta("functions.f", "1}"),
+    TextDelta("final", "ld**.\n\nNext [x] block"), CALL, CallDelta(0, "c", "functions.f", '{"a":'),
+    CallDelta(0, "c", "functions.f", "1}"),
 ]  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.markdown import Markdown
 
-from gptoss_mlx.conversation import CallDelta, Event, TextDelta
+from gptoss_mlx.events import CallDelta, CallStarted, Event, TextDelta
 
 FENCE = re.compile(r"^ {0,3}(```|~~~)", re.MULTILINE)
 
@@ -45,9 +45,10 @@ class AnswerPrinter:
             else:
                 self._switch(event.channel)
                 self._answer(event.text)
+        elif isinstance(event, CallStarted):
+            self._switch(f"call {event.index}")
+            self._raw(f"-> {event.recipient} ", dim=True)
         elif isinstance(event, CallDelta):
-            if self._switch(f"call {event.recipient}"):
-                self._raw(f"-> {event.recipient} ", dim=True)
             self._raw(event.text, dim=True)
 
     def close(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -26,6 +26,28 @@ class Guide(Protocol):
     def forced(self) -> list[int]:
         """Tokens that come next whatever the model thinks; often none."""
 
+    def rollback(self, count: int) -> None:
+        """Take back the last `count` tokens."""
+
+    def idle(self) -> int:
+        """How many tokens may come, whatever they are, before it could forbid or force any; 0: it has a say now."""
+
+
+@dataclass
+class Figures:
+    """What became of a request, as it goes on."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    """Of the prompt, those that an earlier one had left behind."""
+    generated_tokens: int = 0
+    drafted_tokens: int = 0
+    """Tokens that were guessed and verified."""
+    accepted_tokens: int = 0
+    """Those of them that were right."""
+    prompt_seconds: float = 0.0
+    """From the request to the first token."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -45,6 +67,10 @@ class Request:
     """What the tokens must be like; used for this request alone."""
     logprobs: int | None = None
     """How many of the likeliest tokens to tell with each token (0: only its own log-probability); None: nothing."""
+    cancelled: Callable[[], bool] | None = None
+    """Asked before each step, from any thread: whether nobody wants the rest."""
+    figures: Figures = field(default_factory=Figures, compare=False)
+    """What became of it the last time; kept by whoever runs it."""
 
     def __post_init__(self) -> None:
         if self.max_tokens is not None and self.max_tokens < 1:
@@ -57,6 +83,7 @@ class Request:
 class TokenLogprobs:
     """Natural logarithms of probabilities, before temperature, filters, penalties and guides."""
 
+    token: int
     logprob: float
     """Of the token itself."""
     top: tuple[tuple[int, float], ...]
@@ -73,19 +100,3 @@ class Generated:
     forced: bool = False
     """Whether the guide left no choice."""
     logprobs: TokenLogprobs | None = None
-
-
-@dataclass
-class Figures:
-    """What became of a request, as it goes on."""
-
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    """Of the prompt, those that an earlier one had left behind."""
-    generated_tokens: int = 0
-    drafted_tokens: int = 0
-    """Tokens that were guessed and verified."""
-    accepted_tokens: int = 0
-    """Those of them that were right."""
-    prompt_seconds: float = 0.0
-    """From the request to the first token."""

@@ -1,8 +1,9 @@
 """The scheduler: many sequences over one pass of the weights.
 
 A step reads a chunk of one prompt, if one waits to be read, and gives every sequence that is decoding its next token,
-all in one pass: sequences join and leave at every step. Whoever waits for a token drives the engine for all, so a
-program of one sequence needs no thread, and a server may have a thread per request.
+all in one pass: sequences join and leave at every step. Whoever waits for a token drives the engine for all, from
+any thread. The work itself is done in a thread of the engine's own, because MLX's arrays cannot leave the thread that
+began to compute them, and sequences share them.
 
 Warm equals cold: what a sequence gives does not depend on its company, on the sizes of chunks, on what was found in
 the store of prefixes, or on drafts. On a CPU with native kernels that holds to the last bit: products of a prompt
@@ -16,9 +17,14 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+import warnings
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
@@ -30,6 +36,7 @@ from gptoss_mlx.model import Model
 from gptoss_mlx.sampling import Logits
 
 from .drafts import Costs
+from .persist import PromptFolder
 from .prefill import PREFILL_CHUNK, check_tokens
 from .prefix import PrefixStore
 from .request import Generated, Request
@@ -58,11 +65,15 @@ class EngineOptions:
     """Sequences that wait; more are refused."""
     prefix_bytes: int = 2 << 30
     """Memory for the states of earlier prompts; 0 remembers nothing."""
+    prompt_cache: Path | None = None
+    """A folder that keeps the states of prompts for later processes (`Engine.save`); None: nothing leaves memory."""
+    prompt_cache_bytes: int = 16 << 30
+    """Bytes that such a folder may take."""
     speculate: bool = True
     """Whether to draft tokens from what was said before, where that pays."""
 
     def __post_init__(self) -> None:
-        for name, least in (("max_sequences", 1), ("max_waiting", 0), ("prefix_bytes", 0)):
+        for name, least in (("max_sequences", 1), ("max_waiting", 0), ("prefix_bytes", 0), ("prompt_cache_bytes", 0)):
             if getattr(self, name) < least:
                 raise RequestError(f"{name}: {least} or more expected, {getattr(self, name)} found")
 
@@ -77,6 +88,11 @@ class Engine:
         options: what the engine may take.
         fits: whether a sequence of so many tokens may be admitted now, beside those that run; raises GptOssError
             where it never could.
+        fingerprint: names the model and how it computes, for the files of `options.prompt_cache`.
+        report: told in one line about each file there that is ignored.
+
+    Raises:
+        GptOssError: that folder cannot be written to.
     """
 
     def __init__(
@@ -86,14 +102,24 @@ class Engine:
         stop_tokens: Collection[int],
         options: EngineOptions | None = None,
         fits: Callable[[int], bool] | None = None,
+        *,
+        fingerprint: str = "",
+        report: Callable[[str], None] = warnings.warn,
     ) -> None:
         self.model = model
         self.options = options or EngineOptions()
         self.prefixes = PrefixStore(self.options.prefix_bytes)
+        self._folder: PromptFolder | None = None
+        if self.options.prompt_cache is not None:
+            budget = self.options.prompt_cache_bytes
+            self._folder = PromptFolder(
+                self.options.prompt_cache, fingerprint, model.make_cache, budget=budget, report=report
+            )
         self._vocabulary = vocabulary
         self._stop_tokens = frozenset(stop_tokens)
         self._fits = fits or (lambda _: True)
         self._lock = threading.RLock()
+        self._thread = ThreadPoolExecutor(1, "gptoss-mlx engine")
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
         self._costs = Costs()
@@ -103,6 +129,11 @@ class Engine:
     def running(self) -> int:
         """Sequences that have been admitted and are not finished."""
         return len(self._running)
+
+    @property
+    def reserved(self) -> list[int]:
+        """Tokens that each running sequence may reach, as far as it was told how many."""
+        return [sequence.reach for sequence in self._running]
 
     @property
     def waiting(self) -> int:
@@ -125,7 +156,7 @@ class Engine:
                 f"{len(request.prompt)} found; shorten the conversation"
             )
         sequence = Sequence(request, self._vocabulary, room, self._stop_tokens)
-        self._fits(len(request.prompt) + sequence.left)
+        self._fits(sequence.reach)
         with self._lock:
             if len(self._waiting) >= self.options.max_waiting:
                 raise BusyError(f"{len(self._waiting)} requests wait already; try again later")
@@ -134,11 +165,11 @@ class Engine:
 
     def cancel(self, sequence: Sequence) -> None:
         """Let a sequence go; it takes no part in further steps."""
-        sequence.cancelled = True
+        sequence.cancel()
         with self._lock:
-            self._retire()
+            self._work(self._retire)
 
-    def outputs(self, sequence: Sequence) -> Iterator[Generated]:
+    def outputs(self, sequence: Sequence) -> Generator[Generated, None, None]:
         """The tokens of a sequence as they come. Closing the iterator cancels what is left.
 
         Raises:
@@ -159,24 +190,48 @@ class Engine:
             if not sequence.finished:
                 self.cancel(sequence)
 
-    def generate(self, request: Request) -> Iterator[Generated]:
+    def generate(self, request: Request) -> Generator[Generated, None, None]:
         """`submit` and `outputs` at once."""
         return self.outputs(self.submit(request))
+
+    def save(self) -> None:
+        """Write the states of prompts to the folder that `options.prompt_cache` names, if it names one.
+
+        Raises:
+            GptOssError: the disk does not take them.
+        """
+        folder = self._folder
+        if folder is not None:
+            with self._lock:
+                self._work(lambda: folder.save(self.prefixes))
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Let nobody step meanwhile, for other work with the model."""
+        with self._lock:
+            yield
 
     def step(self) -> None:
         """Read a chunk of a prompt, and give every decoding sequence its next token."""
         with self._lock:
-            self._retire()
-            self._admit()
-            decoding = [sequence for sequence in self._running if sequence.is_decoding]
-            reading = next((sequence for sequence in self._running if not sequence.is_decoding), None)
-            if reading is not None:
-                self._guarded(self._read, reading, self._chunk(bool(decoding)))
-                self._running.remove(reading)  # the next one's turn
-                self._running.append(reading)
-            if decoding:
-                self._decode(decoding)
-            self._retire()
+            self._work(self._step)
+
+    def _work(self, act: Callable[[], None]) -> None:
+        """Let the engine's thread do something, as the caller's context has it (see `kernels.exactly`)."""
+        self._thread.submit(copy_context().run, act).result()
+
+    def _step(self) -> None:
+        self._retire()
+        self._admit()
+        decoding = [sequence for sequence in self._running if sequence.is_decoding]
+        reading = next((sequence for sequence in self._running if not sequence.is_decoding), None)
+        if reading is not None:
+            self._guarded(self._read, reading, self._chunk(bool(decoding)))
+            self._running.remove(reading)  # the next one's turn
+            self._running.append(reading)
+        if decoding:
+            self._decode(decoding)
+        self._retire()
 
     def _retire(self) -> None:
         for sequence in [s for s in self._running if s.finished or s.cancelled]:
@@ -195,9 +250,11 @@ class Engine:
     def _admit(self) -> None:
         while self._waiting and len(self._running) < self.options.max_sequences:
             sequence = self._waiting[0]
-            if self._running and not self._fits(len(sequence.tokens) + sequence.left):
+            if self._running and not self._fits(sequence.reach):
                 return
             self._waiting.popleft()
+            if self._folder is not None:
+                self._folder.recall(self.prefixes, sequence.tokens, sequence.prompt - 1)
             found = self.prefixes.find(sequence.tokens, sequence.prompt - 1)
             position, sequence.caches = found if found is not None else (0, self.model.make_cache())
             sequence.figures.cached_tokens = position
@@ -279,7 +336,7 @@ class Engine:
             token = self._start(sequence, mx.array(sequence.tokens[sequence.offset :]), 0)
         if sequence.left > 1:
             sequence.ahead = self._start(sequence, token, 1)
-        sequence.push(number(token))
+        sequence.follow(number(token))
         if sequence.finished:
             sequence.ahead = None
 

@@ -28,7 +28,7 @@ class Sequence:
         self.caches: list[Cache] = []
         self.outbox: deque[Generated] = deque()
         self.figures = Figures(prompt_tokens=self.prompt)
-        self.finished = self.cancelled = False
+        self.finished = False
         self.error: GptOssError | None = None
         self.ahead: mx.array | None = None  # the next token, chosen but not waited for
         self._left = room if request.max_tokens is None else min(request.max_tokens, room)
@@ -36,6 +36,18 @@ class Sequence:
         self._sampler = Sampler(request.sampling, vocabulary)
         self._speculation: Speculation | None = None
         self._started = time.perf_counter()
+        self._cancelled = False
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether nobody wants the rest."""
+        asked = self.request.cancelled
+        self._cancelled = self._cancelled or (asked is not None and asked())
+        return self._cancelled
+
+    def cancel(self) -> None:
+        """Want no more."""
+        self._cancelled = True
 
     @property
     def offset(self) -> int:
@@ -53,10 +65,16 @@ class Sequence:
         return self._left
 
     @property
+    def reach(self) -> int:
+        """Tokens that it was asked to grow to; without a limit in the request, those that it has."""
+        return len(self.tokens) + (self._left if self.request.max_tokens is not None else 0)
+
+    @property
     def is_plain(self) -> bool:
         """Whether tokens can be chosen without looking at logits, masks or history on the way."""
         request = self.request
-        return request.guide is None and request.logprobs is None and not request.sampling.adjusts
+        free = request.guide is None or request.guide.idle() >= 2  # the next one, and the one chosen ahead of it
+        return free and request.logprobs is None and not request.sampling.adjusts
 
     def speculate(self) -> None:
         """Guess at the tokens to come from now on."""
@@ -79,7 +97,13 @@ class Sequence:
         if self.ahead is not None:
             token, self.ahead = self.ahead, None
             if not self.finished:
-                self.push(number(token))
+                self.follow(number(token))
+
+    def follow(self, token: int) -> None:
+        """Take the next token, which was chosen when the guide had no say."""
+        if self.request.guide is not None:
+            self.request.guide.accept(token)
+        self.push(token)
 
     def take(self, rows: list[Logits], drafted: list[int]) -> None:
         """Choose tokens from the logits behind the last token and behind each drafted one, as far as these hold.
@@ -150,7 +174,7 @@ def logprobs_of(logits: Logits, token: int, count: int) -> TokenLogprobs:
         np.argpartition(-logits, count - 1)[:count] if 0 < count < len(logits) else np.arange(min(count, len(logits)))
     )
     ordered = sorted(best.tolist(), key=lambda i: (-logits[i], i))
-    return TokenLogprobs(float(logits[token]) - norm, tuple((i, float(logits[i]) - norm) for i in ordered))
+    return TokenLogprobs(token, float(logits[token]) - norm, tuple((i, float(logits[i]) - norm) for i in ordered))
 
 
 def number(token: mx.array) -> int:
