@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from traitlets.config import Config
 
 import gptoss_mlx
 from gptoss_mlx import Reply, SamplingParams, hub, jupyter, magic
+from gptoss_mlx.session import ChatSession
 
 OPTIONS = "--model demo --effort low"
 
@@ -23,6 +25,7 @@ def shell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Interacti
     config.HistoryManager.enabled = False
     shell = InteractiveShell.instance(config=config)
     monkeypatch.setattr(jupyter, "place", lambda: pages.append)
+    monkeypatch.setattr(magic, "ChatSession", partial(ChatSession, sampling=SamplingParams(temperature=0.0)))
     monkeypatch.setattr(magic, "place", lambda: pages.append)
     pages.clear()
     shell.extension_manager.load_extension("gptoss_mlx")
@@ -94,4 +97,4 @@ def test_what_is_wrong_is_one_line(shell: InteractiveShell, line: str, cell: str
 
 def test_the_extension_is_no_public_name() -> None:
     assert "load_ipython_extension" not in gptoss_mlx.__all__
-    assert SamplingParams in vars(gptoss_mlx).values()
+    assert gptoss_mlx.load_ipython_extension
