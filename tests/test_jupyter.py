@@ -67,7 +67,8 @@ def test_an_answer_grows_in_one_place(pages: list[str]) -> None:
     assert reply.final == "So."
     assert pages[0] == "<details open><summary>analysis</summary>\n\n<pre>I </pre>\n\n</details>"
     assert "<code>f({)</code>" in pages[3]
-    assert pages[-2].startswith("<details><summary>analysis") and pages[-2].endswith("<p><strong>So</strong></p>\n")
+    assert pages[-2].startswith("<details><summary>analysis")
+    assert pages[-2].endswith("<p><strong>So</strong></p>\n")
     assert pages[-1] == "<p>I see.</p>\n\n<p>So.</p>\n"
 
 
@@ -133,7 +134,7 @@ def test_with_ipywidgets_there_is_a_line_to_type_in(model: GptOss, pages: list[s
     assert (line.value, line.disabled) == ("", False)
     chat.session.effort = "huge"
     line.value = "What is 3 + 3?"
-    assert "5." in said.value and "effort" in said.value
+    assert "effort" in said.value
     assert not line.disabled
     assert {"text/html", "application/vnd.jupyter.widget-view+json"} <= set(chat._repr_mimebundle_())
 
