@@ -5,9 +5,11 @@
     ├── CheckpointError    tensors missing, unexpected, truncated, of a wrong shape, dtype or value
     ├── ConversionError    a conversion that cannot start or go on (output exists, disk too small)
     ├── ModelNotFoundError a name that leads to no model on this machine
+    ├── MemoryLimitError   a model or a context that does not fit this machine
     ├── TokenizerError     a tokenizer.json that is missing or does not serve gpt-oss
     ├── HarmonyError       a conversation that cannot be rendered (never raised for a model's output)
     ├── ToolError          a tool that cannot be started or is misconfigured (never raised for what a model calls)
+    ├── BusyError          too many requests wait already
     └── RequestError       an argument of a call out of its range (also a ValueError)
 
 A message is one line that names the thing, what was expected, what was found, and the way out. The command
@@ -35,6 +37,10 @@ class ModelNotFoundError(GptOssError):
     """A model name leads to nothing on this machine (and nothing may be downloaded)."""
 
 
+class MemoryLimitError(GptOssError):
+    """A model, or a sequence beside it, needs more memory than there is."""
+
+
 class TokenizerError(GptOssError):
     """A tokenizer.json is missing, unreadable, or lacks a harmony token."""
 
@@ -49,3 +55,7 @@ class ToolError(GptOssError):
 
 class RequestError(GptOssError, ValueError):
     """An argument is out of its range or contradicts another one."""
+
+
+class BusyError(GptOssError):
+    """Too many requests wait already; the same request may be served later."""

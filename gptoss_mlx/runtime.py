@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
@@ -18,14 +19,13 @@ from .answer_format import AnswerFormat
 from .cache import Cache
 from .config import ModelConfig
 from .conversation import MAX_TOKENS, MAX_TURNS, Backend, Confirm, Dialogue, Settings
-from .engine import PREFILL_CHUNK, Generated, StopText, check_tokens, generate
-from .engine.guided import GuidedSampler
-from .engine.request import Request
+from .engine import PREFILL_CHUNK, Engine, EngineOptions, Generated, Request, StopText, TokenLogprobs, check_tokens
 from .errors import TokenizerError
 from .events import Event, Reply
 from .history import TODAY, History, resolved_date
+from .memory import CONTEXT
 from .model import Model
-from .sampling import Sampler, SamplingParams
+from .sampling import SamplingParams
 from .session import ChatSession
 from .tokenizer import StreamDecoder, Tokenizer
 from .toolbox import Toolbox, ToolLike
@@ -47,12 +47,17 @@ class Token:
 
     id: int
     text: str
+    stopped: bool = False
+    """Whether this is the end that the model or a stop text has set."""
+    logprobs: TokenLogprobs | None = None
 
 
 def load(
     name: str | Path = hub.DEMO,
     *,
     exact: bool | None = None,
+    context: int = CONTEXT,
+    force: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> GptOss:
     """Load a model.
@@ -61,13 +66,16 @@ def load(
         name: a folder, `demo`, an alias (`20b`, `120b`) or a Hugging Face id. Nothing is downloaded.
         exact: on a CPU, float32 throughout, for which prompts take about twice the time. None: as the environment's
             GPTOSS_EXACT says, else False.
+        context: tokens that must fit in memory beside the model; longer conversations are not refused.
+        force: load even a model that does not fit.
         progress: told (bytes loaded, bytes in all).
 
     Raises:
         ModelNotFoundError: the name leads to nothing on this machine.
         ConfigError, CheckpointError, TokenizerError: the folder is not a whole gpt-oss model.
+        MemoryLimitError: it does not fit this machine; the message says what would.
     """
-    return GptOss.from_folder(hub.find(name), exact=exact, progress=progress)
+    return GptOss.from_folder(hub.find(name), exact=exact, context=context, force=force, progress=progress)
 
 
 def _taking(
@@ -91,19 +99,33 @@ def _taking(
 class GptOss:
     """A model ready to run."""
 
-    def __init__(self, model: Model, config: ModelConfig, tokenizer: Tokenizer, folder: Path) -> None:
+    def __init__(
+        self,
+        model: Model,
+        config: ModelConfig,
+        tokenizer: Tokenizer,
+        folder: Path,
+        options: EngineOptions | None = None,
+    ) -> None:
         self.model = model
         self.config = config
         self.tokenizer = tokenizer
         self.folder = folder
+        self.engine = Engine(model, tokenizer.size, tokenizer.stop_tokens, options)
 
     @classmethod
     def from_folder(
-        cls, folder: Path, *, exact: bool | None = None, progress: Callable[[int, int], None] | None = None
+        cls,
+        folder: Path,
+        *,
+        exact: bool | None = None,
+        context: int = CONTEXT,
+        force: bool = False,
+        progress: Callable[[int, int], None] | None = None,
     ) -> GptOss:
         """Load the model in a folder; see `load`."""
         tokenizer = Tokenizer.from_folder(folder)
-        model, config = load_model(folder, progress)
+        model, config = load_model(folder, progress, context=context, force=force)
         model.exact = exact
         if tokenizer.size > config.vocab_size:
             raise TokenizerError(
@@ -164,31 +186,43 @@ class GptOss:
                 yield np.array(self.model.logits(block)[0].astype(mx.float32))
 
     def generate(
-        self, tokens: Sequence[int], sampling: SamplingParams | None = None, max_tokens: int | None = None
-    ) -> Iterator[Token]:
+        self,
+        tokens: Sequence[int],
+        sampling: SamplingParams | None = None,
+        max_tokens: int | None = None,
+        logprobs: int | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> Generator[Token, None, None]:
         """Continue raw tokens until a stop token, a stop text, `max_tokens` or the end of the context.
 
         Stop tokens (`<|return|>`, `<|call|>`, `<|endoftext|>`) are yielded with an empty text; other special
-        tokens carry their spelling.
+        tokens carry their spelling. Closing the iterator ends the work.
+
+        Args:
+            tokens: what to continue.
+            sampling: how tokens are chosen.
+            max_tokens: how many at most.
+            logprobs: how many of the likeliest tokens to tell with each token; None: nothing.
+            cancelled: asked before each step; where it says yes, the tokens end there.
 
         Raises:
             RequestError: the prompt is empty or too long, or a setting is out of its range.
         """
         sampling = sampling or SamplingParams()
-        sampler = Sampler(sampling, self.tokenizer.size)
         decoder, stop = StreamDecoder(self.tokenizer), StopText(sampling.stop)
-        steps = generate(self.model, tokens, sampler, stop_tokens=self.tokenizer.stop_tokens, max_tokens=max_tokens)
         last: Token | None = None
-        for step in steps:
-            if last is not None:
-                yield last
-            text = "" if step.stopped else decoder.push(step.token)
-            last = Token(step.token, stop.push(text))
-            if stop.hit is not None:
-                break
+        request = Request(tokens, sampling, max_tokens, logprobs=logprobs, cancelled=cancelled)
+        with closing(self.engine.generate(request)) as steps:
+            for step in steps:
+                if last is not None:
+                    yield last
+                text = "" if step.stopped else decoder.push(step.token)
+                last = Token(step.token, stop.push(text), step.stopped or stop.hit is not None, step.logprobs)
+                if stop.hit is not None:
+                    break
         if last is not None:
             rest = "" if stop.hit is not None else stop.push(decoder.flush()) + stop.flush()
-            yield Token(last.id, last.text + rest)
+            yield replace(last, text=last.text + rest)
 
     def dialogue(
         self,
@@ -223,8 +257,8 @@ class GptOss:
                 dataclass. `Reply.parsed` is then its value.
             sampling: how tokens are chosen; stop texts apply to the answer, not to thoughts.
             max_tokens: tokens at most of all turns together, thoughts included.
-            reasoning_budget: tokens of thoughts at most; then the answer begins. In any case some of `max_tokens` is
-                kept for the answer: see `conversation.Settings`.
+            reasoning_budget: tokens of thoughts at most; then the answer begins. None keeps a quarter of `max_tokens`
+                for the answer, but no more than 1024 tokens.
             max_turns: how often the model may speak, results of calls in between. After the last time its calls are
                 still answered, and the finish reason is `length`: going on with the reply's conversation is possible.
             logprobs: how many of the likeliest tokens to tell with each token of the text; None: nothing.
@@ -260,7 +294,7 @@ class GptOss:
         return Dialogue(Backend(self._generate, self.tokenizer, context), conversation, box, settings)
 
     @_taking(dialogue)
-    def stream(self, dialogue: Dialogue) -> Iterator[Event]:
+    def stream(self, dialogue: Dialogue) -> Generator[Event, None, None]:
         """Answer piece by piece: events as they happen, at last `Done` with the Reply. Arguments as `dialogue`'s.
 
         Closing the iterator ends the work.
@@ -294,7 +328,8 @@ class GptOss:
 
     def _generate(self, request: Request) -> Generator[Generated, None, None]:
         """The one place where conversations meet the engine."""
-        sampler = GuidedSampler(request, self.tokenizer.size)
-        stop = self.tokenizer.stop_tokens
-        for step in generate(self.model, request.prompt, sampler, stop_tokens=stop, max_tokens=request.max_tokens):
-            yield replace(step, logprob=sampler.logprob, forced=sampler.forced)
+        sequence = self.engine.submit(request)
+        try:
+            yield from self.engine.outputs(sequence)
+        finally:
+            vars(request.figures).update(vars(sequence.figures))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from gptoss_mlx.convert import names, sources
 from gptoss_mlx.convert.mxfp4 import BAD_SCALE
 from gptoss_mlx.convert.tensorfile import Stored
 
-from . import kernels
+from . import kernels, memory
 from .config import ModelConfig
 from .errors import CheckpointError
 from .model import ExpertLinear, Model, PackedEmbedding, PackedLinear
@@ -35,20 +35,32 @@ MAPPED = {"BF16": mx.bfloat16, "F16": mx.float16, "F32": mx.float32, "U8": mx.ui
 """The safetensors dtypes of a model, which are used in place."""
 
 
-def load_model(folder: Path, progress: Progress | None = None) -> tuple[Model, ModelConfig]:
-    """Build the model of a folder and load its weights.
+def load_model(
+    folder: Path, progress: Progress | None = None, *, context: int = memory.CONTEXT, force: bool = False
+) -> tuple[Model, ModelConfig]:
+    """Build the model of a folder and load its weights. On a GPU this sets MLX's limits: see `memory.set_limits`.
 
     Args:
         folder: in any of the four layouts.
         progress: told after each layer.
+        context: tokens that must fit in memory beside the weights.
+        force: load even what does not fit.
 
     Raises:
         ConfigError: no config.json of a gpt-oss model is there.
         CheckpointError: a tensor is missing, unexpected, truncated, or of a wrong shape or dtype.
+        MemoryLimitError: the model does not fit this machine; the message says what would.
+        RequestError: `context` is not positive.
     """
     folder = sources.checkpoint_folder(folder)
     config = ModelConfig.from_folder(folder)
-    arrays = read_arrays(folder, config)
+    files, tensors = sources.read_tensors(folder)  # names a damaged file better than MLX does
+    machine = memory.Machine.measure()
+    if not force:
+        need = memory.Need.of_tensors(config, tensors.values(), str(folder))
+        memory.check_load(need, machine, context).require()
+    memory.set_limits(machine)
+    arrays = read_arrays(files, tensors, config)
     model = Model(config)
     pack(model, config, arrays)
     check(model, arrays)
@@ -57,9 +69,8 @@ def load_model(folder: Path, progress: Progress | None = None) -> tuple[Model, M
     return model, config
 
 
-def read_arrays(folder: Path, config: ModelConfig) -> Arrays:
-    """Every tensor of a folder under its MLX name, still on disk until it is evaluated."""
-    files, tensors = sources.read_tensors(folder)  # names a damaged file better than MLX does
+def read_arrays(files: Sequence[Path], tensors: Mapping[str, Stored], config: ModelConfig) -> Arrays:
+    """What `sources.read_tensors` found, under MLX's names; still on disk until it is evaluated."""
     layout = sources.layout_of(tensors)
     in_place = layout == "mlx" and kernels.native()
     stored: Arrays = {}

@@ -54,7 +54,7 @@ class Script:
             self.closed += 1
 
     def _steps(self, request: Request, script: Iterator[int]) -> Iterator[Generated]:
-        for _ in range(request.max_tokens):
+        for _ in range(request.max_tokens or 0):
             forced = request.guide.forced() if request.guide else []
             token = forced[0] if forced else next(script, None)
             if token is None:
@@ -65,8 +65,8 @@ class Script:
                 request.guide.accept(token)
             self.said.append(token)
             stopped = token in self.tokenizer.stop_tokens
-            logprob = None if request.logprobs is None else TokenLogprobs(token, -1.0)
-            yield Generated(token, stopped, logprob, bool(forced))
+            logprob = None if request.logprobs is None else TokenLogprobs(token, -1.0, ())
+            yield Generated(token, stopped, bool(forced), logprob)
             if stopped:
                 return
 

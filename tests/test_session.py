@@ -83,7 +83,7 @@ def test_an_answer_not_heard_to_its_end_is_forgotten(demo: GptOss) -> None:
     session = demo.session(sampling=GREEDY)
     events = session.stream("What is the capital of France?")
     assert isinstance(next(events), TextDelta)
-    events.close()  # type: ignore[attr-defined]
+    events.close()
     assert session.messages == []
 
 
@@ -119,7 +119,9 @@ def test_saving_and_loading(scripted: Any, demo: GptOss) -> None:
     again = ChatSession.from_dict(demo, data, tools=[double])
     assert again.conversation == session.conversation == Conversation.from_dict(data)
     assert (again.instructions, again.effort) == ("Be kind.", "high")
-    assert again.tools == (double, BOOK)
+    assert [tool.name for tool in again.declared] == ["double", "book"]
+    again.restore(data)
+    assert len(again.declared) == 2
     assert again.to_dict() == data
     again.say("two")
     again.effort, again.instructions = "low", None

@@ -74,6 +74,7 @@ def test_runners() -> None:
     ("tools", "says"),
     [
         ([3], "a function, its declaration or a RunnableTool expected, 3 found"),
+        ([Code], "a RunnableTool expected, .*Code"),
         ([BOOK, {"name": "book"}], "one function named 'book' expected, two found"),
         ([sail, sail], "one function named 'sail'"),
         ([{"type": "web_search"}], "a function with a name"),

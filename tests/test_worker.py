@@ -57,7 +57,7 @@ def test_the_loop_goes_on_meanwhile_and_leaving_does_not_wait() -> None:
         with Worker() as worker:
             events = worker.iterate(slow())
             assert await anext(events) == 1
-            waiting = asyncio.create_task(anext(events))  # type: ignore[arg-type]
+            waiting = asyncio.create_task(anext(events))
             for _ in range(10):
                 await asyncio.sleep(0)
             assert not waiting.done()
