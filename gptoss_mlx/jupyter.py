@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import html
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -61,7 +61,7 @@ def loading(show: Show | None = None) -> Iterator[Callable[[int, int], None]]:
         show("")
 
 
-def follow(events: Iterator[Event], show: Show) -> Reply:
+def follow(events: Generator[Event, None, None], show: Show) -> Reply:
     """Show an answer while it comes, thoughts unfolded until the answer begins.
 
     Args:
@@ -69,7 +69,7 @@ def follow(events: Iterator[Event], show: Show) -> Reply:
         show: where.
     """
     shown, due = Shown(), 0.0
-    with closing(events):  # type: ignore[type-var]  # the generators of `stream`
+    with closing(events):
         try:
             for event in events:
                 if isinstance(event, Done):

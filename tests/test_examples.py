@@ -7,10 +7,9 @@ import csv
 import importlib.util
 import json
 import re
+import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -161,40 +160,26 @@ def test_patch_agent_asks(typed: str, allowed: bool, monkeypatch: pytest.MonkeyP
     assert asked == ["*** Begin Patch\nApply this? [y/N] "]
 
 
-class Server(BaseHTTPRequestHandler):
-    """Streams one chat completion, whatever is asked."""
-
-    asked: list[dict[str, Any]] = []  # noqa: RUF012 - the test reads what arrived
-
-    def do_POST(self) -> None:
-        self.asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-        self.send_response(200)
-        self.send_header("Content-Type", "text/event-stream")
-        self.end_headers()
-        for text in ("The capital ", "of France is Paris."):
-            choice = {"index": 0, "delta": {"content": text}, "finish_reason": None}
-            chunk = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "demo", "choices": [choice]}
-            self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
-        self.wfile.write(b"data: [DONE]\n\n")
-
-    def log_message(self, format: str, *args: Any) -> None:
-        return
-
-
 @pytest.fixture
 def server() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as http:
-        thread = threading.Thread(target=http.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{http.server_port}/v1"
-        http.shutdown()
-        thread.join()
+    """The address of `gptoss-mlx serve demo`."""
+    command = [sys.executable, "-m", "gptoss_mlx", "serve", "demo", "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        log = []
+        for line in process.stderr:
+            log.append(line)
+            if '"listening"' in line:
+                yield json.loads(line)["url"]
+                break
+        else:
+            pytest.fail("".join(log))
+        process.terminate()
+        process.communicate()
 
 
 def test_server_client(run: Any, server: str) -> None:
     assert run("server_client", "--url", server, FRANCE) == f"{PARIS}\n"
-    asked = Server.asked.pop()
-    assert (asked["model"], asked["stream"], asked["messages"][0]["content"]) == ("demo", True, FRANCE)
 
 
 def test_server_client_without_a_server(run: Any) -> None:
