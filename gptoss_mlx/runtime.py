@@ -14,7 +14,7 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
-from . import hub
+from . import hub, kernels, memory
 from .answer_format import AnswerFormat
 from .cache import Cache
 from .config import ModelConfig
@@ -29,7 +29,7 @@ from .sampling import SamplingParams
 from .session import ChatSession
 from .tokenizer import StreamDecoder, Tokenizer
 from .toolbox import Toolbox, ToolLike
-from .weights import load_model
+from .weights import identity, load_model
 
 if TYPE_CHECKING:
     from .jupyter import ChatWidget
@@ -58,6 +58,7 @@ def load(
     exact: bool | None = None,
     context: int = CONTEXT,
     force: bool = False,
+    options: EngineOptions | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> GptOss:
     """Load a model.
@@ -67,7 +68,8 @@ def load(
         exact: on a CPU, float32 throughout, for which prompts take about twice the time. None: as the environment's
             GPTOSS_EXACT says, else False.
         context: tokens that must fit in memory beside the model; longer conversations are not refused.
-        force: load even a model that does not fit.
+        force: load even a model that does not fit, and let sequences grow beyond what fits.
+        options: what the engine may take: sequences that run together, memory for earlier prompts, drafts.
         progress: told (bytes loaded, bytes in all).
 
     Raises:
@@ -75,7 +77,9 @@ def load(
         ConfigError, CheckpointError, TokenizerError: the folder is not a whole gpt-oss model.
         MemoryLimitError: it does not fit this machine; the message says what would.
     """
-    return GptOss.from_folder(hub.find(name), exact=exact, context=context, force=force, progress=progress)
+    return GptOss.from_folder(
+        hub.find(name), exact=exact, context=context, force=force, options=options, progress=progress
+    )
 
 
 def _taking(
@@ -106,12 +110,29 @@ class GptOss:
         tokenizer: Tokenizer,
         folder: Path,
         options: EngineOptions | None = None,
+        machine: memory.Machine | None = None,
     ) -> None:
+        """Take a loaded model; `machine` is what its sequences must fit on, None lets them grow as they like."""
         self.model = model
         self.config = config
         self.tokenizer = tokenizer
         self.folder = folder
-        self.engine = Engine(model, tokenizer.size, tokenizer.stop_tokens, options)
+        options = options or EngineOptions()
+        fits = None
+        if machine is not None:
+            used = memory.Need.of_folder(folder).resident(machine) + options.prefix_bytes
+            fits = memory.admission(config, machine, used=used, running=lambda: self.engine.reserved)
+        kept = options.prompt_cache is not None
+        self.engine = Engine(
+            model,
+            tokenizer.size,
+            tokenizer.stop_tokens,
+            options,
+            fits,
+            fingerprint=f"{identity(folder)} {kernels.describe()} {kernels.cache_dtype()} {model.exact}"
+            if kept
+            else "",
+        )
 
     @classmethod
     def from_folder(
@@ -121,10 +142,11 @@ class GptOss:
         exact: bool | None = None,
         context: int = CONTEXT,
         force: bool = False,
+        options: EngineOptions | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> GptOss:
         """Load the model in a folder; see `load`."""
-        tokenizer = Tokenizer.from_folder(folder)
+        tokenizer, machine = Tokenizer.from_folder(folder), memory.Machine.measure()
         model, config = load_model(folder, progress, context=context, force=force)
         model.exact = exact
         if tokenizer.size > config.vocab_size:
@@ -132,7 +154,7 @@ class GptOss:
                 f"{folder}: the tokenizer has {tokenizer.size} ids, the model only {config.vocab_size}; "
                 "do both come from the same model?"
             )
-        return cls(model, config, tokenizer, folder)
+        return cls(model, config, tokenizer, folder, options, None if force else machine)
 
     @property
     def name(self) -> str:

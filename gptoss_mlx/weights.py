@@ -7,6 +7,7 @@ MLX folder's files where they lie: the model's matrices are the system's file ca
 
 from __future__ import annotations
 
+import hashlib
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,6 +34,24 @@ Progress = Callable[[int, int], None]
 
 MAPPED = {"BF16": mx.bfloat16, "F16": mx.float16, "F32": mx.float32, "U8": mx.uint8, "U32": mx.uint32}
 """The safetensors dtypes of a model, which are used in place."""
+
+
+SAMPLE = 1 << 20
+"""Bytes at either end of a weights file that tell it from another."""
+
+
+def identity(folder: Path) -> str:
+    """What tells a model from any other, as a digest: configuration, tokenizer, both ends of the weights files."""
+    digest = hashlib.sha256((sources.checkpoint_folder(folder) / "config.json").read_bytes())
+    digest.update((folder / "tokenizer.json").read_bytes())
+    for path in sources.read_tensors(sources.checkpoint_folder(folder))[0]:
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}\n".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(SAMPLE))
+            file.seek(max(0, size - SAMPLE))
+            digest.update(file.read())
+    return digest.hexdigest()
 
 
 def load_model(

@@ -65,6 +65,11 @@ class Sequence:
         return self._left
 
     @property
+    def reach(self) -> int:
+        """Tokens that it was asked to grow to; without a limit in the request, those that it has."""
+        return len(self.tokens) + (self._left if self.request.max_tokens is not None else 0)
+
+    @property
     def is_plain(self) -> bool:
         """Whether tokens can be chosen without looking at logits, masks or history on the way."""
         request = self.request
