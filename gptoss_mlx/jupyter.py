@@ -25,6 +25,9 @@ Show = Callable[[str], None]
 INTERVAL = 0.05
 """Seconds between two updates: browsers draw no faster, and each update goes through the kernel's connection."""
 
+REST = 9.0
+"""How much longer than a drawing took the next one waits at least: long answers must not slow the model down."""
+
 
 def place() -> Show:
     """A new place in the output of the cell that runs.
@@ -76,9 +79,11 @@ def follow(events: Generator[Event, None, None], show: Show) -> Reply:
                     show(page(event.reply))
                     return event.reply
                 shown.add(event)
-                if time.monotonic() >= due:
-                    due = time.monotonic() + INTERVAL
+                began = time.monotonic()
+                if began >= due:
                     show(shown_page(shown, thinking=not shown.final))
+                    drawn = time.monotonic()
+                    due = drawn + max(INTERVAL, REST * (drawn - began))
         except BaseException:
             shown.remark = "interrupted"
             show(shown_page(shown))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, cell_magic, magics_class
@@ -59,16 +60,22 @@ class GptOssMagics(Magics):
     def _prepared(self, name: str | None, *, keep: bool) -> ChatSession:
         """The conversation, with the model loaded that is wanted."""
         if self._session is None or name not in (None, self._name):
-            model = _load(name)
-            self._session = self._session or ChatSession(model)
-            self._session.model, self._name = model, name
+            folder = hub.find(name) if name is not None else hub.newest() or demo.MODEL_FOLDER
+            said = self._without_model()
+            self._session, self._name = ChatSession(_load(folder), **said), name
         if not keep:
             self._session.clear()
         return self._session
 
+    def _without_model(self) -> dict[str, Any]:
+        """What goes on with another model; the old one is let go first, since two may not fit the memory."""
+        session, self._session = self._session, None
+        if session is None:
+            return {}
+        return {"effort": session.effort, "instructions": session.instructions, "messages": session.messages}
 
-def _load(name: str | None) -> GptOss:
-    folder = hub.find(name) if name is not None else hub.newest() or demo.MODEL_FOLDER
+
+def _load(folder: Path) -> GptOss:
     if folder == demo.MODEL_FOLDER:
         print(demo.NOTICE)
     with loading() as progress:

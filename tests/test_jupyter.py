@@ -30,6 +30,7 @@ def pages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is shown one after the other, at once."""
     shown: list[str] = []
     monkeypatch.setattr(jupyter, "INTERVAL", 0.0)
+    monkeypatch.setattr(jupyter, "REST", 0.0)
     monkeypatch.setattr(jupyter, "place", lambda: shown.append)
     return shown
 
@@ -70,6 +71,13 @@ def test_an_answer_grows_in_one_place(pages: list[str]) -> None:
     assert pages[-2].startswith("<details><summary>analysis")
     assert pages[-2].endswith("<p><strong>So</strong></p>\n")
     assert pages[-1] == "<p>I see.</p>\n\n<p>So.</p>\n"
+
+
+@pytest.mark.parametrize("pause", ["INTERVAL", "REST"])
+def test_drawing_waits(pages: list[str], monkeypatch: pytest.MonkeyPatch, pause: str) -> None:
+    monkeypatch.setattr(jupyter, pause, 1e12)
+    jupyter.follow(events(), jupyter.place())
+    assert len(pages) == 2  # the first piece, and the whole
 
 
 def test_an_interrupted_answer_stays_with_a_remark(pages: list[str]) -> None:

@@ -66,18 +66,26 @@ def test_options_stay_until_they_change(shell: InteractiveShell) -> None:
     assert "high" in str(ask(shell, "--effort high", "Hello").conversation.to_dict()).lower()
 
 
-def test_a_model_is_loaded_once(shell: InteractiveShell, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_is_loaded_once_and_the_conversation_goes_on_with_another(
+    shell: InteractiveShell, monkeypatch: pytest.MonkeyPatch
+) -> None:
     loaded = []
+    magics = shell.magics_manager.registry["GptOssMagics"]
 
     def load(folder: Path, **options: object) -> gptoss_mlx.GptOss:
+        assert magics._session is None, "two models at once"
         loaded.append(folder)
         return gptoss_mlx.load(folder)
 
     monkeypatch.setattr(magic, "load", load)
     monkeypatch.setattr(hub, "newest", lambda: None)
-    for line in ("", "--reset", "--model demo", "--model demo"):
-        ask(shell, line, "Hello")
+    lengths = [
+        len(ask(shell, line, "Hello").conversation)
+        for line in ("--system Brief.", "--reset", "--model demo --effort low", "--model demo")
+    ]
     assert len(loaded) == 2
+    assert lengths[0] == lengths[1] < lengths[2] < lengths[3]
+    assert "Brief." in str(shell.user_ns[magic.VARIABLE].conversation.to_dict())
 
 
 @pytest.mark.parametrize(
