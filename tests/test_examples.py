@@ -15,7 +15,10 @@ from typing import Any
 
 import pytest
 
+import gptoss_mlx
+from gptoss_mlx import GptOss
 from gptoss_mlx.events import ToolCall
+from scripted import ANSWER, Script, call
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SCRIPTS = (
@@ -145,6 +148,41 @@ def test_patch_agent(run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     (tmp_path / "a.py").write_text("x = 1\n", "utf-8")
     assert run("patch_agent", "--folder", tmp_path, "Make x 2.").endswith("changed: nothing\n")
     assert (tmp_path / "a.py").read_text("utf-8") == "x = 1\n"
+
+
+PATCH = """\
+*** Begin Patch
+*** Update File: shapes.py
+@@
+ def area(width, height):
+-    return width + height
++    return width * height
+*** End Patch"""
+
+
+def says(monkeypatch: pytest.MonkeyPatch, *turns: str) -> None:
+    """Let the model say this, as a larger one would."""
+    monkeypatch.setattr(GptOss, "_generate", Script(*turns, tokenizer=gptoss_mlx.load("demo").tokenizer))
+
+
+def test_patch_agent_with_a_model_that_can(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    says(monkeypatch, call("functions.apply_patch", PATCH), ANSWER)
+    monkeypatch.setattr("builtins.input", lambda prompt: "y")
+    assert run("patch_agent").endswith("It is so.\nchanged: shapes.py\n")
+    says(monkeypatch, call("functions.apply_patch", PATCH), ANSWER)
+    monkeypatch.setattr("builtins.input", lambda prompt: "n")
+    assert run("patch_agent") == "The user did not allow this call.\nIt is so.\nchanged: nothing\n"
+
+
+def test_rag_folder_with_a_model_that_can(run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "name.md").write_text("# The name\n\nWe chose the name Harbor in May.", "utf-8")
+    answer = "<|channel|>final<|message|>In May 【1†L1-L3】.<|return|>"
+    opened = call("browser.open", '{"id": 0}', channel="analysis")
+    says(monkeypatch, call("browser.search", '{"query": "name"}', channel="analysis"), opened, answer)
+    out = run("rag_folder", tmp_path, "When did we choose the name?")
+    assert 'browser.search({"query": "name"})\nbrowser.open({"id": 0})\nIn May [^1].' in out
+    assert "[^1]: " in out
+    assert "has not searched" not in out
 
 
 @pytest.mark.parametrize(("typed", "allowed"), [("y", True), (" Y ", True), ("", False), ("n", False)])

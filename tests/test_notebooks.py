@@ -16,7 +16,7 @@ NOTEBOOKS = ("first_chat", "structured_extraction", "tools_and_data")
 @pytest.fixture(autouse=True)
 def jupyter_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Nothing of the person's own settings counts, and nothing is left behind."""
-    for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR", "MPLCONFIGDIR"):
+    for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR"):
         monkeypatch.setenv(name, str(tmp_path / name))
     monkeypatch.setenv("GPTOSS_MLX_HOME", str(tmp_path / "models"))
 
