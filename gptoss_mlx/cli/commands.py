@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gptoss_mlx.answer_format import AnswerFormat
-from gptoss_mlx.errors import RequestError
+from gptoss_mlx.errors import HarmonyError, RequestError
 from gptoss_mlx.harmony import Conversation, ReasoningEffort, Role
 from gptoss_mlx.hub import ALIASES, DEMO
 from gptoss_mlx.toolbox import declarations
@@ -18,12 +18,17 @@ from gptoss_mlx.toolbox import declarations
 from .clipboard import copy
 from .export import export
 from .printer import ANALYSIS
+from .sessions import read_session
 
 if TYPE_CHECKING:
     from .session import Session
 
 SLASH = re.compile(r"/\w*(?=\s|$)")
 """A command's name; `/usr/bin` begins a question."""
+LISTED = 20
+"""Saved sessions that `/load` lists."""
+TITLE = 50
+"""Characters of the first question that it shows: a line of it fits 80 columns."""
 EFFORTS = tuple(effort.value for effort in ReasoningEffort)
 
 
@@ -185,14 +190,25 @@ def _save(session: Session, argument: str) -> None:
 
 def _load(session: Session, argument: str) -> None:
     if not argument:
-        names = session.store.names()
-        session.printer.note("\n".join(names) if names else "no saved sessions")
+        _list_sessions(session)
         return
     path = session.store.find(argument)
     saved = session.load(path)
     session.printer.note(f"loaded {len(session.chat.messages)} messages from {path}")
     if saved.model is not None and saved.model != str(session.chat.model.folder):
         session.printer.note(f"(it was held with {saved.model}; /model switches)")
+
+
+def _list_sessions(session: Session) -> None:
+    names = session.store.names()[:LISTED]
+    for name in names:
+        try:
+            title = read_session(session.store.find(name)).title()
+        except HarmonyError:
+            title = "(no conversation)"
+        session.printer.note(f"{name}  {title[:TITLE]}")
+    if not names:
+        session.printer.note("no saved sessions")
 
 
 def _quit(session: Session, _: str) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gptoss_mlx.errors import HarmonyError, RequestError
+from gptoss_mlx.harmony import Conversation, Role
 
 SETTINGS = "gptoss_mlx"
 """The key of our settings: openai-harmony reads `messages` and passes over it."""
@@ -27,6 +28,11 @@ class SavedSession:
     model: str | None = None
     """The folder of the model that answered last."""
     response_format: Mapping[str, Any] | None = None
+
+    def title(self) -> str:
+        """The first question in one line; HarmonyError if this is no conversation."""
+        asked = (m.text for m in Conversation.from_dict(self.conversation) if m.role is Role.USER)
+        return " ".join(next(asked, "").split())
 
     def to_dict(self) -> dict[str, Any]:
         """The content of the file."""

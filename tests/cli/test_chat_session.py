@@ -259,8 +259,11 @@ def test_reset_save_and_load(scripted: Any, talk: Talk, tmp_path: Path) -> None:
     assert "no saved conversation" in talk("/load nowhere.json")
     assert "loaded 3 messages" in talk(f"/load {file}")
     assert (talk.session.chat.instructions, talk.session.chat.effort) == ("Be kind.", "low")
-    names = talk("/load").split()
-    assert len(names) == 2
+    (talk.store.folder / "broken.json").write_text("{")
+    lines = talk("/load").splitlines()
+    assert lines[0] == "broken  (no conversation)"
+    assert sorted(line.split("  ")[1] for line in lines[1:]) == ["one", "two"]
+    assert "no saved sessions" in Talk(talk.session.chat.model, tmp_path / "new")("/load")
     assert "loaded" in talk("/load talk")
     assert talk.session.file == first
     assert "the name of a file expected" in talk("/save")
