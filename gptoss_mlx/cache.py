@@ -60,6 +60,7 @@ class _Buffers:
         count, used = fresh[0].shape[2], self.offset - self.base
         storage = self._storage
         if storage is None or storage.filled != used or used + count > storage.room:
+            keep_from = max(keep_from, self.base)  # after a rewind or in a snapshot there may be no more than is needed
             storage = self._moved(storage, fresh, keep_from, room + count)
             self._storage, self.base = storage, keep_from
             used = self.offset - self.base
@@ -101,9 +102,10 @@ class _Buffers:
         """
         if not self.can_rewind(offset):
             raise ValueError(f"rewind: no exact state of position {offset} in a cache of {self.offset} tokens")
+        storage = self._storage
+        if storage is not None and storage.filled == self.offset - self.base:  # else another cache's tokens follow
+            storage.filled = max(storage.shared, offset - self.base)
         self.offset = offset
-        if self._storage is not None:
-            self._storage.filled = max(self._storage.shared, offset - self.base)
 
     def is_trimmable(self) -> bool:
         """False: mlx-lm's loops must not trim what they cannot trim exactly; see `can_rewind`."""
@@ -199,6 +201,7 @@ class SlidingCache(_Buffers):
         twin = SlidingCache(self.window)
         twin.offset, twin.base = self.offset, self._needed(self.offset)
         if self._storage is not None:
+            self._storage.shared = max(self._storage.shared, self.offset - self.base)  # a copy of all may be a view
             twin._storage = _Storage([mx.contiguous(plane) for plane in self._from(twin.base)])
             twin._storage.filled = twin._storage.shared = twin.offset - twin.base
         return twin
