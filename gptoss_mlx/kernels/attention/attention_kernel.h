@@ -59,7 +59,8 @@ struct Block {
 
 // scores[(key - first) * 8 + row], from an even key on; a last key without a partner is computed twice.
 template <Format format>
-[[gnu::flatten]] inline void score_block(const Block& block, const float* queries, int64_t first, int64_t last, float* scores) {
+[[gnu::flatten]] inline void score_block(const Block& block, const float* queries, int64_t first, int64_t last,
+                                         float* scores) {
     constexpr int kSums = kHeads * kKeys;
     for (int64_t j = first; j < last; j += kKeys, scores += kSums) {
         Reader<format> keys[kKeys];
