@@ -107,8 +107,7 @@ class _Buffers:
 
     def planes(self) -> list[mx.array]:
         """All that a continuation needs, arrays (B, K, tokens, width) that stay as they are; see `restore`."""
-        if self._storage is not None:
-            self._storage.shared = max(self._storage.shared, self.offset - self.base)
+        self._share()
         return self._from(self._needed(self.offset))
 
     def restore(self, planes: Sequence[mx.array], offset: int) -> None:
@@ -118,7 +117,8 @@ class _Buffers:
             ValueError: this cache is not empty, or the planes are not what it would hold.
         """
         first = self._needed(offset)
-        if self.offset or not self._fits(planes) or any(plane.shape[2] != offset - first for plane in planes):
+        heads = {(*plane.shape[:2], offset - first) for plane in planes[:1]}
+        if self.offset or not self._fits(planes) or any(plane.shape[:3] not in heads for plane in planes):
             raise ValueError(
                 f"restore: an empty cache and its planes of {offset - first} tokens expected, found {self.offset} "
                 f"tokens and {', '.join(f'{plane.dtype} {plane.shape}' for plane in planes)}"
@@ -128,7 +128,8 @@ class _Buffers:
         self._storage.filled = self._storage.shared = offset - first
 
     def _fits(self, planes: Sequence[mx.array]) -> bool:
-        return len(planes) == 2 and all(plane.ndim == 4 and self.dtype in (None, plane.dtype) for plane in planes)
+        dtypes = kernels.CACHE_DTYPES.values() if self.dtype is None else (self.dtype,)
+        return len(planes) == 2 and all(plane.ndim == 4 and plane.dtype in dtypes for plane in planes)
 
     @property
     def nbytes(self) -> int:
@@ -160,9 +161,13 @@ class _Buffers:
         """Runs (first position, tokens) of `length` tokens that come next."""
         return [(self.offset, length)]
 
-    def __copy__(self: Self) -> Self:
+    def _share(self) -> None:
+        """Let no position be written again that has been until now."""
         if self._storage is not None:
             self._storage.shared = max(self._storage.shared, self.offset - self.base)
+
+    def __copy__(self: Self) -> Self:
+        self._share()
         twin = self.__class__.__new__(self.__class__)
         twin.__dict__.update(self.__dict__)
         return twin

@@ -45,7 +45,8 @@ class Case:
     def packed(self, bits: int) -> tuple[mx.array, Codes, Codes, mx.array]:
         """The same with codes for keys and values, views as well."""
         queries, keys, values, sinks = self.arrays
-        return queries, *(Codes(*map(framed, plain.quantize(a, bits))) for a in (keys, values)), sinks
+        packed_keys, packed_values = (Codes(*map(framed, plain.quantize(a, bits))) for a in (keys, values))
+        return queries, packed_keys, packed_values, sinks
 
     def _view(self, numbers: NDArray[np.float64]) -> mx.array:
         length = numbers.shape[2]
@@ -224,8 +225,8 @@ BITS = st.sampled_from([8, 4])
 
 
 def exact_codes(queries: mx.array, keys: Codes, values: Codes, sinks: mx.array, window: int) -> NDArray[np.float64]:
-    numbers = (plain.dequantize(packed, mx.float32) for packed in (keys, values))
-    return exact(queries, *numbers, sinks, 0.25, window)
+    all_keys, all_values = (plain.dequantize(packed, mx.float32) for packed in (keys, values))
+    return exact(queries, all_keys, all_values, sinks, 0.25, window)
 
 
 @settings(max_examples=40)

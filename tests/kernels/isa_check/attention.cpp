@@ -44,8 +44,8 @@ struct Cache {
                    {biases, stride}};
         for (int64_t i = 0; i < keys * bytes; ++i) codes[i] = uint8_t(random.below(256));
         for (int64_t i = 0; i < keys * stride - gap; ++i) {
-            scales[i] = to_half(random.uniform(-4, 4) / (1 << bits));
-            biases[i] = to_half(random.uniform(-2, 2));
+            scales[i] = to_half(random.uniform(-1, 1) / float(1 << bits));
+            biases[i] = to_half(random.uniform(-1, 1));
         }
         for (int64_t i = 0; i < keys * width; ++i) {
             const int64_t group = i / width * stride + i % width / kGroup;
