@@ -37,7 +37,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Context:
-    """A context's length in tokens, its key/value bytes in bfloat16, and whether it fits beside the weights."""
+    """A context's length in tokens, its key/value bytes, and whether it fits beside the weights.
+
+    The bytes are for what GPTOSS_CACHE names, else for bfloat16.
+    """
 
     tokens: int
     kv_bytes: int
@@ -76,6 +79,7 @@ def model_info(folder: Path) -> ModelInfo:
 
     Raises:
         ConfigError, CheckpointError: see `gptoss_mlx.weights.load_model`.
+        RequestError: GPTOSS_CACHE names no kind of cache.
     """
     weights = sources.checkpoint_folder(folder)
     config = ModelConfig.from_folder(weights)
@@ -84,7 +88,7 @@ def model_info(folder: Path) -> ModelInfo:
     total, limit = sum(part.bytes for part in parts), kernels.memory_limit()
     contexts = []
     for tokens in (*(c for c in CONTEXTS if c < config.max_position_embeddings), config.max_position_embeddings):
-        needed = kv_bytes(config, tokens)
+        needed = kv_bytes(config, tokens, kernels.cache_kind() or "bfloat16")
         contexts.append(Context(tokens, needed, total + needed <= limit * (1 - HEADROOM)))
     counts = parameter_counts(config)
     return ModelInfo(
@@ -93,10 +97,17 @@ def model_info(folder: Path) -> ModelInfo:
     )  # fmt: skip
 
 
-def kv_bytes(config: ModelConfig, tokens: int) -> int:
-    """Key/value bytes of a context: sliding layers stop growing at their window."""
-    rows = sum(tokens if kind == FULL else min(tokens, config.sliding_window) for kind in config.layer_types)
-    return rows * config.kv_bytes_per_token
+def kv_bytes(config: ModelConfig, tokens: int, kv: str = "bfloat16") -> int:
+    """Key/value bytes of a context in caches that keep `kv` (see `Model.make_cache`).
+
+    Sliding layers stop growing at their window, and keep activations as they are where full ones keep codes.
+    """
+    numbers, bits = config.kv_bytes_per_token // 2, kernels.CACHE_BITS.get(kv)
+    plain = numbers * kernels.CACHE_DTYPES.get(kv, kernels.compute_dtype()).size
+    full = numbers * (bits + 32 // kernels.GROUP) // 8 if bits else plain  # 16 bits each for a group's scale and bias
+    return sum(
+        tokens * full if kind == FULL else min(tokens, config.sliding_window) * plain for kind in config.layer_types
+    )
 
 
 def _parts(stored: Mapping[str, Any], config: ModelConfig) -> tuple[Part, ...]:

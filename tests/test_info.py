@@ -29,6 +29,13 @@ def test_key_value_bytes_of_the_release() -> None:
     assert kv_bytes(B20, 100) == 24 * 2048 * 100
 
 
+def test_key_value_bytes_of_other_caches() -> None:
+    windows = 12 * 128 * 4096  # sliding layers stay in float32
+    assert kv_bytes(B20, 4096, "float32") == 12 * 4096 * 4096 + windows
+    assert kv_bytes(B20, 4096, "q8") == 12 * 1152 * 4096 + windows
+    assert kv_bytes(B20, 4096, "q4") == 12 * 640 * 4096 + windows
+
+
 @pytest.mark.parametrize("layout", ["hf", "original", "bf16"])
 def test_every_layout_counts_its_bytes(layout: Literal["hf", "original", "bf16"], tmp_path: Path) -> None:
     folder = build(tmp_path / "source", Shape(), layout)
@@ -50,6 +57,15 @@ def test_a_converted_folder_names_its_packing(tmp_path: Path) -> None:
     assert storage["router"] == "affine 8-bit g64"
     assert storage["experts"].startswith("affine 8-bit")
     assert storage["norms"] == "bfloat16"
+
+
+def test_contexts_are_measured_in_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = build(tmp_path / "m", Shape(head_dim=32))
+    sizes = []
+    for kind in ("float16", "q8", "q4"):
+        monkeypatch.setenv("GPTOSS_CACHE", kind)
+        sizes.append(model_info(folder).contexts[-1].kv_bytes)
+    assert sizes[0] > 1.7 * sizes[1] > 2.9 * sizes[2]
 
 
 def test_what_does_not_fit_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
