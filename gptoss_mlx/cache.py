@@ -117,8 +117,8 @@ class _Buffers:
             ValueError: this cache is not empty, or the planes are not what it would hold.
         """
         first = self._needed(offset)
-        heads = {(*plane.shape[:2], offset - first) for plane in planes[:1]}
-        if self.offset or not self._fits(planes) or any(plane.shape[:3] not in heads for plane in planes):
+        rows = [(*planes[0].shape[:2], offset - first) for _ in planes]
+        if self.offset or not self._fits(planes) or [plane.shape[:3] for plane in planes] != rows:
             raise ValueError(
                 f"restore: an empty cache and its planes of {offset - first} tokens expected, found {self.offset} "
                 f"tokens and {', '.join(f'{plane.dtype} {plane.shape}' for plane in planes)}"

@@ -279,8 +279,8 @@ void check_codes(const Planes& planes, int width) {
 mx::array attend_planes(const mx::array& queries, const Planes& keys, const Planes& values, const mx::array& sinks,
                         float scale, int window, int64_t first, mx::Stream stream) {
     if (first < 0 || first % kFirstStep != 0)
-        refuse("a first key at a multiple of " + std::to_string(kFirstStep) + ", not at " + std::to_string(first) +
-               ",");
+        throw std::invalid_argument("attend: a first key at a multiple of " + std::to_string(kFirstStep) +
+                                    " expected, " + std::to_string(first) + " found");
     Planes inputs{mx::astype(queries, mx::float32, stream), mx::astype(sinks, mx::float32, stream)};
     inputs.insert(inputs.end(), keys.begin(), keys.end());
     inputs.insert(inputs.end(), values.begin(), values.end());
