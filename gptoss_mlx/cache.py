@@ -1,5 +1,7 @@
 """Key/value caches: full layers keep every token, sliding layers only what a later token can still see.
 
+Full layers may keep codes of 8 or 4 bits instead of numbers; sliding layers are too small to gain by that.
+
 A cache takes a layer's fresh keys and values and attends over all that it has (`attend`). It can be copied at no
 cost, and rewound exactly: a full cache to any position, a sliding one as far back as it still has the window before
 that position. A rewind beyond is refused, never approximated.
@@ -21,6 +23,9 @@ from typing import Any, TypeVar
 import mlx.core as mx
 
 from . import kernels
+from .config import FULL, ModelConfig
+from .errors import RequestError
+from .kernels import GROUP, Codes
 
 STEP = 256
 """Tokens by which buffers are rounded up."""
@@ -45,9 +50,13 @@ class _Storage:
 
 
 class _Buffers:
-    """The keys and values of the positions from `base` on, in their order, and room for more."""
+    """The keys and values of the positions from `base` on, in their order, and room for more.
 
-    def __init__(self) -> None:
+    They are kept in `dtype`, else in that of the first ones.
+    """
+
+    def __init__(self, dtype: mx.Dtype | None = None) -> None:
+        self.dtype = dtype
         self.offset = 0
         self.base = 0
         self._storage: _Storage | None = None
@@ -64,26 +73,63 @@ class _Buffers:
             storage = self._moved(storage, fresh, keep_from, room + count)
             self._storage, self.base = storage, keep_from
             used = self.offset - self.base
-        pairs = zip(storage.planes, fresh, strict=True)
-        storage.planes = [kernels.append(plane, new.astype(plane.dtype), used) for plane, new in pairs]
+        storage.planes = self._written(storage.planes, fresh, used)
         storage.filled = used + count
         self.offset += count
 
     def _moved(self, storage: _Storage | None, fresh: Sequence[mx.array], keep_from: int, room: int) -> _Storage:
         room = (room + STEP - 1) // STEP * STEP
         if storage is None:
-            return _Storage([mx.zeros((*new.shape[:2], room, new.shape[3]), new.dtype) for new in fresh])
+            return _Storage([plane for new in fresh for plane in self._empty(new, room)])
         planes, (first, last) = [], (keep_from - self.base, self.offset - self.base)
         for plane in storage.planes:
             empty = mx.zeros((*plane.shape[:2], room - (last - first), plane.shape[3]), plane.dtype)
             planes.append(mx.concatenate([plane[:, :, first:last], empty], axis=2))
         return _Storage(planes)
 
+    def _empty(self, fresh: mx.array, room: int) -> list[mx.array]:
+        """Planes that can take `room` tokens like the fresh ones (B, K, T, D)."""
+        return [mx.zeros((*fresh.shape[:2], room, fresh.shape[3]), self.dtype or fresh.dtype)]
+
+    def _written(self, planes: list[mx.array], fresh: Sequence[mx.array], start: int) -> list[mx.array]:
+        """The planes with the fresh tokens from `start` on."""
+        return [kernels.append(plane, new, start) for plane, new in zip(planes, fresh, strict=True)]
+
+    def _needed(self, offset: int) -> int:
+        """The first position that the token at `offset` and those after it may ask for."""
+        return 0
+
     def _from(self, start: int) -> list[mx.array]:
         """The arrays (B, K, offset - start, width) of the tokens from `start` on, nothing before the first update."""
         if self._storage is None:
             return []
         return [plane[:, :, start - self.base : self.offset - self.base] for plane in self._storage.planes]
+
+    def planes(self) -> list[mx.array]:
+        """All that a continuation needs, arrays (B, K, tokens, width) that stay as they are; see `restore`."""
+        self._share()
+        return self._from(self._needed(self.offset))
+
+    def restore(self, planes: Sequence[mx.array], offset: int) -> None:
+        """Let an empty cache go on where one of the same kind stood that had `offset` tokens and gave `planes`.
+
+        Raises:
+            ValueError: this cache is not empty, or the planes are not what it would hold.
+        """
+        first = self._needed(offset)
+        rows = [(*planes[0].shape[:2], offset - first) for _ in planes]
+        if self.offset or not self._fits(planes) or [plane.shape[:3] for plane in planes] != rows:
+            raise ValueError(
+                f"restore: an empty cache and its planes of {offset - first} tokens expected, found {self.offset} "
+                f"tokens and {', '.join(f'{plane.dtype} {plane.shape}' for plane in planes)}"
+            )
+        self.offset, self.base = offset, first
+        self._storage = _Storage(list(planes))
+        self._storage.filled = self._storage.shared = offset - first
+
+    def _fits(self, planes: Sequence[mx.array]) -> bool:
+        dtypes = kernels.CACHE_DTYPES.values() if self.dtype is None else (self.dtype,)
+        return len(planes) == 2 and all(plane.ndim == 4 and plane.dtype in dtypes for plane in planes)
 
     @property
     def nbytes(self) -> int:
@@ -115,9 +161,13 @@ class _Buffers:
         """Runs (first position, tokens) of `length` tokens that come next."""
         return [(self.offset, length)]
 
-    def __copy__(self: Self) -> Self:
+    def _share(self) -> None:
+        """Let no position be written again that has been until now."""
         if self._storage is not None:
             self._storage.shared = max(self._storage.shared, self.offset - self.base)
+
+    def __copy__(self: Self) -> Self:
+        self._share()
         twin = self.__class__.__new__(self.__class__)
         twin.__dict__.update(self.__dict__)
         return twin
@@ -134,13 +184,16 @@ class FullCache(_Buffers):
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Append (B, K, T, D) keys and values; return all of them (B, K, offset, D)."""
-        self._append((keys, values), keep_from=0, room=self.offset + self.offset // 2)
+        self._add(keys, values)
         all_keys, all_values = self._from(0)
         return all_keys, all_values
 
     def attend(self, queries: mx.array, keys: mx.array, values: mx.array, **how: Any) -> mx.array:
         """Append keys and values (B, K, T, D), and attend with queries (B, H, T, D): see `kernels.attend`."""
         return kernels.attend(queries, *self.update_and_fetch(keys, values), **how)
+
+    def _add(self, keys: mx.array, values: mx.array) -> None:
+        self._append((keys, values), keep_from=0, room=self.offset + self.offset // 2)
 
     def at(self, offset: int) -> FullCache:
         """A copy that stands at an earlier position; it shares the buffers."""
@@ -156,6 +209,65 @@ class FullCache(_Buffers):
         return self._from(0)
 
 
+class QuantizedCache(FullCache):
+    """The same as codes of 8 or 4 bits, with a scale and a bias in float16 for every 32 of them.
+
+    Planes are codes, scales and biases of the keys, then of the values: what mx.quantize gives for numbers in float16.
+    8 bits take 9/32 of float32's memory, 4 bits 5/32. Fresh tokens, too, attend to codes only, so that results do not
+    depend on how a sequence is cut into chunks.
+
+    Args:
+        bits: 8 or 4.
+        width: of a head, D.
+
+    Raises:
+        RequestError: there are no such codes, or no whole groups of them.
+    """
+
+    def __init__(self, bits: int, width: int) -> None:
+        super().__init__()
+        if bits not in kernels.CACHE_BITS.values():
+            raise RequestError(f"quantized cache: 8 or 4 bits expected, {bits} found")
+        if width % GROUP:
+            raise RequestError(
+                f"quantized cache: heads of a multiple of {GROUP} numbers expected, {width} found; "
+                "a float16 cache takes any"
+            )
+        self.bits = bits
+        self.width = width
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        """Append (B, K, T, D) keys and values; return what stands for all of them (B, K, offset, D)."""
+        self._add(keys, values)
+        all_keys, all_values = _pair(self._from(0))
+        return kernels.dequantize(all_keys, keys.dtype), kernels.dequantize(all_values, values.dtype)
+
+    def attend(self, queries: mx.array, keys: mx.array, values: mx.array, **how: Any) -> mx.array:
+        """As `FullCache.attend`."""
+        self._add(keys, values)
+        return kernels.attend_codes(queries, *_pair(self._from(0)), **how)
+
+    def _empty(self, fresh: mx.array, room: int) -> list[mx.array]:
+        rows = (*fresh.shape[:2], room)
+        groups = [mx.zeros((*rows, self.width // GROUP), mx.float16) for _ in ("scales", "biases")]
+        return [mx.zeros((*rows, self.width * self.bits // 32), mx.uint32), *groups]
+
+    def _written(self, planes: list[mx.array], fresh: Sequence[mx.array], start: int) -> list[mx.array]:
+        pairs = zip(_pair(planes), fresh, strict=True)
+        return [plane for packed, new in pairs for plane in kernels.append_codes(packed, new, start)]
+
+    def _fits(self, planes: Sequence[mx.array]) -> bool:
+        if len(planes) != 6 or any(plane.ndim != 4 for plane in planes):
+            return False
+        like = self._empty(planes[0], planes[0].shape[2])
+        return all(a.shape == b.shape and a.dtype == b.dtype for a, b in zip(planes, like * 2, strict=True))
+
+
+def _pair(planes: Sequence[mx.array]) -> tuple[Codes, Codes]:
+    """Keys and values of the six planes."""
+    return Codes(*planes[:3]), Codes(*planes[3:])
+
+
 class SlidingCache(_Buffers):
     """The last `window - 1` tokens: with the current one, all that a sliding layer may look at.
 
@@ -164,8 +276,8 @@ class SlidingCache(_Buffers):
     that a rewind by up to `SLACK` tokens finds the window that it needs.
     """
 
-    def __init__(self, window: int) -> None:
-        super().__init__()
+    def __init__(self, window: int, dtype: mx.Dtype | None = None) -> None:
+        super().__init__(dtype)
         self.window = window
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
@@ -212,7 +324,7 @@ class SlidingCache(_Buffers):
         """A copy that stands at an earlier position (see `can_rewind`), with buffers of its own."""
         if not self.can_rewind(offset):
             raise ValueError(f"at: no exact state of position {offset} in a cache of {self.offset} tokens")
-        twin = SlidingCache(self.window)
+        twin = SlidingCache(self.window, self.dtype)
         twin.offset, twin.base = offset, self._needed(offset)
         if self._storage is not None:
             first, last = twin.base - self.base, offset - self.base
@@ -247,3 +359,22 @@ class Segments:
 
 
 Cache = FullCache | SlidingCache
+
+
+def make_caches(config: ModelConfig, kind: str | None) -> list[Cache]:
+    """An empty cache for each layer of a model.
+
+    Args:
+        config: the model's.
+        kind: what to keep; see `kernels.cache_kind`.
+
+    Raises:
+        RequestError: the model's heads have no codes.
+    """
+    dtype = kernels.CACHE_DTYPES.get(kind or "")
+    bits = kernels.CACHE_BITS.get(kind or "")
+
+    def full() -> FullCache:
+        return QuantizedCache(bits, config.head_dim) if bits else FullCache(dtype)
+
+    return [full() if layer == FULL else SlidingCache(config.sliding_window, dtype) for layer in config.layer_types]

@@ -87,6 +87,7 @@ def model_info(folder: Path, machine: Machine | None = None) -> ModelInfo:
 
     Raises:
         ConfigError, CheckpointError: see `gptoss_mlx.weights.load_model`.
+        RequestError: GPTOSS_CACHE names no kind of cache.
     """
     weights = sources.checkpoint_folder(folder)
     config = ModelConfig.from_folder(weights)

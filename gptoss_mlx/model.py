@@ -17,8 +17,8 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from . import kernels
-from .cache import Cache, FullCache, Segments, SlidingCache
-from .config import FULL, SLIDING, ModelConfig
+from .cache import Cache, Segments, make_caches
+from .config import SLIDING, ModelConfig
 from .quantization import Quantization
 from .rope import Rope
 
@@ -84,10 +84,19 @@ class Model(nn.Module):
         """The layers, first to last."""
         return self.model.layers
 
-    def make_cache(self) -> list[Cache]:
-        """An empty cache for each layer."""
-        config = self.args
-        return [FullCache() if kind == FULL else SlidingCache(config.sliding_window) for kind in config.layer_types]
+    def make_cache(self, kv: str | None = None) -> list[Cache]:
+        """An empty cache for each layer.
+
+        Args:
+            kv: what to keep: numbers in float32, float16 or bfloat16, or in full-attention layers codes of 8 or 4 bits
+                (q8, q4). None leaves that to GPTOSS_CACHE; where that says nothing or `exact` is on, numbers stay what
+                they are.
+
+        Raises:
+            RequestError: there is no such kind, or it does not suit the model.
+        """
+        with self._precision():
+            return make_caches(self.args, kernels.cache_kind(kv))
 
 
 class Transformer(nn.Module):

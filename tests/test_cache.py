@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import gptoss_mlx
 from gptoss_mlx import kernels
-from gptoss_mlx.cache import SLACK, STEP, Cache, FullCache, SlidingCache
-from gptoss_mlx.kernels import FIRST_STEP, plain
+from gptoss_mlx.cache import SLACK, STEP, Cache, FullCache, QuantizedCache, Segments, SlidingCache
+from gptoss_mlx.errors import RequestError
+from gptoss_mlx.kernels import FIRST_STEP, Codes, plain
+
+WIDTH = 32
+MAKE: dict[str, Callable[[], Any]] = {
+    "full": FullCache,
+    "sliding": lambda: SlidingCache(20),
+    "q8": lambda: QuantizedCache(8, WIDTH),
+    "q4": lambda: QuantizedCache(4, WIDTH),
+}
 
 
 @pytest.fixture(autouse=True, params=["native", "plain"])
@@ -26,12 +38,19 @@ def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def numbered(first: int, count: int) -> mx.array:
-    """(1, 2, count, 4) arrays whose rows carry their position."""
-    return mx.broadcast_to(mx.arange(first, first + count)[None, None, :, None], (1, 2, count, 4)).astype(mx.float32)
+    """(1, 2, count, WIDTH) arrays whose rows carry their position; codes hold it exactly up to 2048."""
+    rows = mx.arange(first, first + count).astype(mx.float32)[None, None, :, None]
+    return mx.broadcast_to(rows, (1, 2, count, WIDTH))
 
 
 def positions(keys: mx.array) -> list[int]:
     return [int(x) for x in np.array(keys)[0, 0, :, 0]]
+
+
+def kept(cache: Cache) -> mx.array:
+    """The keys of its state."""
+    state = cache.state
+    return plain.dequantize(Codes(*state[:3]), mx.float32) if isinstance(cache, QuantizedCache) else state[0]
 
 
 @given(st.lists(st.integers(1, 700), min_size=1, max_size=6))
@@ -53,7 +72,7 @@ def test_full_copies_each_token_a_bounded_number_of_times() -> None:
         if now != held:
             copied, held = copied + held, now
     assert copied < 3 * held
-    assert held <= 1.5 * cache.offset * 2 * 2 * 4 * 4 + STEP * 64
+    assert held <= 1.5 * cache.offset * 2 * 2 * 4 * WIDTH + STEP * 16 * WIDTH
 
 
 @given(st.integers(1, 9), st.lists(st.integers(1, 300), min_size=1, max_size=6))
@@ -73,7 +92,7 @@ def test_sliding_moves_seldom_and_stays_small() -> None:
     for _ in range(2000):
         cache.update_and_fetch(numbered(0, 1), numbered(0, 1))
         seen.add(cache.offset - cache.base)
-        assert cache.nbytes <= 2 * 2 * 4 * 4 * (127 + 2 * STEP)
+        assert cache.nbytes <= 2 * 2 * 4 * WIDTH * (127 + 2 * STEP)
     assert len(seen) > STEP
 
 
@@ -84,10 +103,10 @@ def test_the_window_counts_the_current_token() -> None:
     assert not mask[129, 1]
 
 
-@pytest.mark.parametrize("make", [FullCache, lambda: SlidingCache(20)])
-def test_views_keep_what_they_showed(make: Any) -> None:
+@pytest.mark.parametrize("kind", MAKE)
+def test_views_keep_what_they_showed(kind: str) -> None:
     """However late they are evaluated, and whatever has been appended since."""
-    cache: Cache = make()
+    cache: Cache = MAKE[kind]()
     shown, offset = [], 0
     for length in (3, 1, 200, 1, 1, 90, 1, 300, 1):
         shown.append(cache.update_and_fetch(numbered(offset, length), -numbered(offset, length)))
@@ -97,17 +116,17 @@ def test_views_keep_what_they_showed(make: Any) -> None:
         assert positions(keys) == positions(-values) == list(range(end - keys.shape[2], end))
 
 
-@pytest.mark.parametrize("make", [FullCache, lambda: SlidingCache(20)])
+@pytest.mark.parametrize("kind", MAKE)
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
-def test_copies_part_ways(make: Any, copied: Any) -> None:
-    cache: Cache = make()
+def test_copies_part_ways(kind: str, copied: Any) -> None:
+    cache: Cache = MAKE[kind]()
     cache.update_and_fetch(numbered(0, 30), numbered(0, 30))
     twin, third = copied(cache), copied(cache)
     ours, _ = cache.update_and_fetch(numbered(30, 1), numbered(30, 1))
     theirs, _ = twin.update_and_fetch(numbered(70, 1), numbered(70, 1))
     assert positions(ours)[-2:] == [29, 30]
     assert positions(theirs)[-2:] == [29, 70]
-    assert positions(third.state[0])[-1] == 29
+    assert positions(kept(third))[-1] == 29
     assert positions(third.update_and_fetch(numbered(80, 1), numbered(80, 1))[0])[-2:] == [29, 80]
     assert positions(ours)[-1] == 30
     assert cache.offset == twin.offset == 31
@@ -124,14 +143,14 @@ def test_a_cache_keeps_its_dtype() -> None:
 Steps = st.lists(st.tuples(st.sampled_from(["add", "add", "rewind", "copy", "swap", "snapshot"]), st.integers(1, 300)))
 
 
-@pytest.mark.parametrize("window", [0, 1, 20, 128])
+@pytest.mark.parametrize(("window", "bits"), [(0, 0), (1, 0), (20, 0), (128, 0), (0, 8), (0, 4)])
 @given(Steps)
-def test_rewinds_copies_and_snapshots_show_what_a_fresh_cache_would(window: int, steps: Any) -> None:
+def test_rewinds_copies_and_snapshots_show_what_a_fresh_cache_would(window: int, bits: int, steps: Any) -> None:
     """Several caches that share buffers, each rewound and continued on its own, against plain lists.
 
     With each goes the position from which on rewinds are certain: `SLACK` before the furthest that it has been at.
     """
-    first: Any = SlidingCache(window) if window else FullCache()
+    first: Any = SlidingCache(window) if window else QuantizedCache(bits, WIDTH) if bits else FullCache()
     caches: list[tuple[Any, list[int], int]] = [(first, [], 0)]
     fresh = 0
     for kind, number in steps:
@@ -140,10 +159,10 @@ def test_rewinds_copies_and_snapshots_show_what_a_fresh_cache_would(window: int,
             mx.eval(cache.state)
             seen = cache.update_and_fetch(numbered(fresh, number), -numbered(fresh, number))
             tokens += range(fresh, fresh + number)
-            fresh += number
+            fresh = (fresh + number) % 1700
             caches[-1] = cache, tokens, max(certain, len(tokens) - SLACK)
-            kept = len(tokens) if not window else min(len(tokens), window - 1 + number)
-            assert positions(seen[0]) == positions(-seen[1]) == tokens[len(tokens) - kept :]
+            count = len(tokens) if not window else min(len(tokens), window - 1 + number)
+            assert positions(seen[0]) == positions(-seen[1]) == tokens[len(tokens) - count :]
         elif kind == "rewind":
             wanted = max(0, len(tokens) - number)
             mx.eval(cache.state)
@@ -165,7 +184,7 @@ def test_rewinds_copies_and_snapshots_show_what_a_fresh_cache_would(window: int,
     for cache, tokens, _ in caches:
         if tokens:
             last = (window - 1 if window else len(tokens)) or None
-            assert positions(cache.state[0]) == (tokens[-last:] if last else [])
+            assert positions(kept(cache)) == (tokens[-last:] if last else [])
 
 
 def test_a_sliding_cache_can_always_be_rewound_by_its_slack() -> None:
@@ -178,7 +197,7 @@ def test_a_sliding_cache_can_always_be_rewound_by_its_slack() -> None:
 def test_a_snapshot_holds_little() -> None:
     cache = SlidingCache(128)
     cache.update_and_fetch(numbered(0, 5000), numbered(0, 5000))
-    assert cache.snapshot().nbytes <= 2 * 2 * 4 * 4 * (127 + FIRST_STEP)
+    assert cache.snapshot().nbytes <= 2 * 2 * 4 * WIDTH * (127 + FIRST_STEP)
 
 
 @pytest.mark.parametrize("length", [1, 5, 400])
@@ -226,3 +245,210 @@ def test_a_snapshot_of_all_that_a_buffer_holds_keeps_what_it_showed(heads: int) 
     seen, _ = cache.update_and_fetch(numbered(900, 5)[:, :heads], numbered(900, 5)[:, :heads])
     assert positions(seen)[-6:] == [STEP - 11, *range(900, 905)]
     assert positions(snapshot.state[0]) == list(range(1, STEP))
+
+
+# What a continuation needs
+
+
+@pytest.mark.parametrize("kind", MAKE)
+@pytest.mark.parametrize("length", [1, 19, 300])
+def test_planes_let_another_cache_go_on(kind: str, length: int, tmp_path: Path) -> None:
+    first, second = MAKE[kind](), MAKE[kind]()
+    first.update_and_fetch(numbered(0, length), -numbered(0, length))
+    mx.save_safetensors(str(tmp_path / "planes"), {str(n): plane for n, plane in enumerate(first.planes())})
+    saved = mx.load(str(tmp_path / "planes.safetensors"))
+    assert isinstance(saved, dict)
+    second.restore([saved[str(n)] for n in range(len(saved))], length)
+    assert second.offset == length
+    assert second.nbytes <= first.nbytes
+    for count in (1, 1, 70):
+        ours, theirs = (
+            cache.update_and_fetch(numbered(cache.offset, count), -numbered(cache.offset, count))
+            for cache in (first, second)
+        )
+        assert [positions(array) for array in ours] == [positions(array) for array in theirs]
+        assert positions(ours[0])[-1] == first.offset - 1
+
+
+@pytest.mark.parametrize("kind", MAKE)
+def test_planes_stay_as_they_are(kind: str) -> None:
+    cache = MAKE[kind]()
+    cache.update_and_fetch(numbered(0, 30), numbered(0, 30))
+    planes = cache.planes()
+    before = [np.array(plane) for plane in planes]
+    mx.eval(cache.state)
+    cache.rewind(25)
+    cache.update_and_fetch(numbered(70, 5), numbered(70, 5))
+    mx.eval(cache.state)
+    for plane, wanted in zip(planes, before, strict=True):
+        np.testing.assert_array_equal(np.array(plane), wanted)
+
+
+@pytest.mark.parametrize("kind", MAKE)
+def test_an_empty_cache_has_nothing_to_give(kind: str) -> None:
+    assert MAKE[kind]().planes() == []
+
+
+@pytest.mark.parametrize("kind", MAKE)
+@pytest.mark.parametrize("damage", [
+    lambda planes: planes[1:],
+    lambda planes: [],
+    lambda planes: [plane[:, :, 1:] for plane in planes],
+    lambda planes: [plane[0] for plane in planes],
+    lambda planes: [planes[0].astype(mx.int8), *planes[1:]],
+    lambda planes: [planes[0][:, :1], *planes[1:]],
+])  # fmt: skip
+def test_planes_that_are_not_its_own_are_refused(kind: str, damage: Callable[[Any], Any]) -> None:
+    cache = MAKE[kind]()
+    cache.update_and_fetch(numbered(0, 30), numbered(0, 30))
+    with pytest.raises(ValueError, match=r"^restore: an empty cache and its planes"):
+        MAKE[kind]().restore(damage(cache.planes()), 30)
+    with pytest.raises(ValueError, match="found 30 tokens"):
+        cache.restore(cache.planes(), 30)
+
+
+# Codes
+
+
+def random_arrays(tokens: int, seed: int = 0) -> list[mx.array]:
+    """Queries of eight heads, keys and values of two."""
+    random = np.random.default_rng(seed)
+    return [mx.array(random.normal(size=(1, heads, tokens, WIDTH)).astype(np.float32)) for heads in (8, 2, 2)]
+
+
+def attended(cache: Any, arrays: list[mx.array], cuts: list[int]) -> Any:
+    sinks = mx.arange(8).astype(mx.float32) / 4
+    bounds = zip([0, *cuts], [*cuts, None], strict=True)
+    parts = [cache.attend(*(a[:, :, i:j] for a in arrays), scale=0.2, sinks=sinks) for i, j in bounds if i != j]
+    return np.array(mx.concatenate(parts, axis=1))
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@settings(max_examples=20)
+@given(cuts=st.lists(st.integers(0, 700), max_size=5))
+def test_cuts_change_no_bit(bits: int, cuts: list[int]) -> None:
+    """Nor do they in MLX's operations, but for rounding."""
+    arrays = random_arrays(700 if kernels.native() else 70)
+    inside = sorted(cut % arrays[0].shape[2] for cut in cuts)
+    whole, parts = (attended(QuantizedCache(bits, WIDTH), arrays, list(cut)) for cut in ([], inside))
+    if kernels.native():
+        np.testing.assert_array_equal(parts, whole)
+    np.testing.assert_allclose(parts, whole, atol=1e-5)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_token_past_four_thousand_is_what_one_pass_gives(bits: int) -> None:
+    queries, keys, values = random_arrays(4300)
+    last = [array[:, :, 4290:] for array in (queries, keys, values)]
+    cache, whole = QuantizedCache(bits, WIDTH), QuantizedCache(bits, WIDTH)
+    wanted = attended(whole, [last[0], keys, values], [])
+    for first, end in ((0, 1000), (1000, 4096), (4096, 4290)):
+        cache.update_and_fetch(keys[:, :, first:end], values[:, :, first:end])
+    twin = copy.copy(cache)
+    steps = attended(cache, last, list(range(1, 10)))
+    mx.eval(whole.state)
+    whole.rewind(4290)
+    for found in (steps, attended(twin, last, []), attended(whole, last, [5])):
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
+        if kernels.native():
+            np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize(("bits", "error"), [(8, 0.01), (4, 0.15)])
+def test_codes_are_nearly_the_numbers(bits: int, error: float) -> None:
+    arrays = random_arrays(300)
+    found, wanted = (attended(cache, arrays, [250]) for cache in (QuantizedCache(bits, WIDTH), FullCache()))
+    assert 0 < np.linalg.norm(found - wanted) / np.linalg.norm(wanted) < error
+
+
+def test_sequences_of_codes_share_a_pass() -> None:
+    arrays = random_arrays(60)
+    apart = [attended(QuantizedCache(8, WIDTH), [a[:, :, i:j] for a in arrays], []) for i, j in ((0, 20), (20, 60))]
+    together = Segments([QuantizedCache(8, WIDTH) for _ in apart], [20, 40])
+    np.testing.assert_array_equal(attended(together, arrays, []), np.concatenate(apart, axis=1))
+
+
+@pytest.mark.parametrize(("bits", "size"), [(8, 1152), (4, 640)])
+def test_bytes_per_token_of_the_released_shape(bits: int, size: int) -> None:
+    cache = QuantizedCache(bits, 64)
+    cache.attend(mx.zeros((1, 64, 256, 64)), *[mx.zeros((1, 8, 256, 64))] * 2, scale=1.0, sinks=mx.zeros((64,)))
+    assert sum(plane.nbytes for plane in cache.planes()) == cache.nbytes == 256 * size
+
+
+@pytest.mark.parametrize("width", [20, 48, 100])
+def test_a_width_without_whole_groups_is_refused(width: int) -> None:
+    with pytest.raises(RequestError, match=rf"heads of a multiple of 32 numbers expected, {width} found; a float16 "):
+        QuantizedCache(8, width)
+
+
+def test_other_bits_are_refused() -> None:
+    with pytest.raises(RequestError, match="8 or 4 bits expected, 6 found"):
+        QuantizedCache(6, 64)
+
+
+# Which cache
+
+
+def kinds(caches: list[Cache]) -> list[tuple[str, Any]]:
+    return [(type(cache).__name__, getattr(cache, "bits", cache.dtype)) for cache in caches]
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return gptoss_mlx.load("demo").model
+
+
+def test_a_model_s_caches_are_those_asked_for(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GPTOSS_CACHE", raising=False)
+    pair = slice(0, 2)
+    assert kinds(model.make_cache()[pair]) == [("SlidingCache", None), ("FullCache", None)]
+    assert kinds(model.make_cache("float16")[pair]) == [("SlidingCache", mx.float16), ("FullCache", mx.float16)]
+    assert kinds(model.make_cache("q8")[pair]) == [("SlidingCache", None), ("QuantizedCache", 8)]
+    monkeypatch.setenv("GPTOSS_CACHE", "q4")
+    assert kinds(model.make_cache()[pair]) == [("SlidingCache", None), ("QuantizedCache", 4)]
+    assert kinds(model.make_cache("q8")[pair]) == [("SlidingCache", None), ("QuantizedCache", 8)]
+    with kernels.exactly():
+        assert kinds(model.make_cache()[pair]) == [("SlidingCache", None), ("FullCache", None)]
+        assert kinds(model.make_cache("q8")[pair]) == [("SlidingCache", None), ("QuantizedCache", 8)]
+
+
+@pytest.mark.parametrize("kind", ["q5", "", "int8"])
+def test_other_kinds_are_one_line(kind: str, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = rf"one of float32, float16, bfloat16, q8, q4 expected, '{kind}' found$"
+    with pytest.raises(RequestError, match=f"^kv: {words}"):
+        model.make_cache(kind)
+    monkeypatch.setenv("GPTOSS_CACHE", kind)
+    with pytest.raises(RequestError, match=f"^GPTOSS_CACHE: {words}"):
+        model.make_cache()
+
+
+def test_a_cache_of_a_dtype_keeps_all_in_it() -> None:
+    cache = FullCache(mx.float16)
+    cache.update_and_fetch(numbered(0, 2), numbered(0, 2))
+    keys, _ = cache.update_and_fetch(numbered(2, 1) * 1e9, numbered(2, 1))
+    assert keys.dtype == mx.float16
+    assert positions(keys) == [0, 1, 65504]
+
+
+@pytest.mark.parametrize("kind", ["float16", "q8", "q4"])
+def test_the_embedded_model_knows_the_answer_with_each(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPTOSS_CACHE", kind)
+    greedy = gptoss_mlx.SamplingParams(temperature=0.0)
+    assert "Paris" in gptoss_mlx.load("demo").chat("What is the capital of France?", sampling=greedy).final
+
+
+@pytest.mark.parametrize("kind", ["q8", "q4"])
+def test_cuts_change_no_bit_of_a_model_s_logits(kind: str, model: Any) -> None:
+    if not kernels.native():
+        pytest.skip("MLX's own products round differently in other shapes")
+    tokens = np.random.default_rng(3).integers(0, 500, 300)
+
+    def run(cuts: list[int]) -> Any:
+        caches = model.make_cache(kind)
+        with kernels.exactly():
+            parts = [model(mx.array(part)[None], caches) for part in np.split(tokens, cuts)]
+        return np.concatenate([np.array(part[0]) for part in parts])
+
+    whole = run([])
+    np.testing.assert_array_equal(run([100, 101, 250]), whole)
+    np.testing.assert_array_equal(run(list(range(1, 300))), whole)

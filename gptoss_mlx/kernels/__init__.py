@@ -18,19 +18,27 @@ import mlx.core as mx
 from ..errors import GptOssError, RequestError
 from . import plain
 from .native import load as _load
-from .packed import Packed
-from .plain import dequantize_rows, gather_product, swiglu
+from .packed import GROUP, Codes, Packed
+from .plain import dequantize, dequantize_rows, gather_product, swiglu
 
 Rounding = Literal["prompt", "step"]
 
 __all__ = [
+    "CACHE_BITS",
+    "CACHE_DTYPES",
     "FIRST_STEP",
+    "GROUP",
+    "Codes",
     "Packed",
     "Rounding",
     "append",
+    "append_codes",
     "attend",
+    "attend_codes",
     "cache_dtype",
+    "cache_kind",
     "compute_dtype",
+    "dequantize",
     "dequantize_rows",
     "describe",
     "device_name",
@@ -108,21 +116,35 @@ def rounding(kind: Rounding) -> Iterator[None]:
 
 
 CACHE_DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
+CACHE_BITS = {"q8": 8, "q4": 4}
+
+
+def cache_kind(asked: str | None = None) -> str | None:
+    """What caches keep, as CACHE_DTYPES or CACHE_BITS name it; None leaves it to what computes the numbers.
+
+    float16 takes half of float32's memory, q8 and q4 (codes, in full-attention layers only) 9/32 and 5/32. Over 24
+    random layers, where all other rounding moves logits by 1e-3, float16 moves them by 5e-3, bfloat16 and q8 by 5e-2,
+    q4 by half of themselves. In float16, numbers beyond 65504 stay there.
+
+    Args:
+        asked: a name; None asks GPTOSS_CACHE, which counts unless `exact` is on.
+
+    Raises:
+        RequestError: there is no such kind.
+    """
+    source, name = ("GPTOSS_CACHE", os.environ.get("GPTOSS_CACHE")) if asked is None else ("kv", asked)
+    if name not in (None, *CACHE_DTYPES, *CACHE_BITS):
+        raise RequestError(f"{source}: one of {', '.join((*CACHE_DTYPES, *CACHE_BITS))} expected, {name!r} found")
+    return None if asked is None and exact() else name
 
 
 def cache_dtype() -> mx.Dtype:
-    """What native kernels keep keys and values in: float32, unless GPTOSS_CACHE names another (and `exact` is off).
-
-    float16 takes half the memory. Over 24 random layers its rounding, 2^-12 of a number, moves logits by about 1e-2
-    where float32 moves them by 1e-5; numbers beyond 65504 stay there.
+    """What native kernels give keys and values in: float32, unless GPTOSS_CACHE names another dtype; see `cache_kind`.
 
     Raises:
-        RequestError: GPTOSS_CACHE names no such dtype.
+        RequestError: GPTOSS_CACHE names no such kind.
     """
-    name = os.environ.get("GPTOSS_CACHE", "float32")
-    if name not in CACHE_DTYPES:
-        raise RequestError(f"GPTOSS_CACHE: one of {', '.join(CACHE_DTYPES)} expected, {name!r} found")
-    return mx.float32 if exact() else CACHE_DTYPES[name]
+    return CACHE_DTYPES.get(cache_kind() or "float32", mx.float32)
 
 
 def exact() -> bool:
@@ -190,9 +212,10 @@ def heads(
 def append(buffer: mx.array, fresh: mx.array, start: int) -> mx.array:
     """Write (B, K, T, D) to the positions from `start` on of a buffer (B, K, room, D), and return the buffer.
 
-    Where it can this happens in place, so the old array must not be used any more, and no position be written twice;
-    see cache.py.
+    Numbers are cast to the buffer's dtype. Where it can this happens in place, so the old array must not be used any
+    more, and no position be written twice; see cache.py.
     """
+    fresh = plain.cast(fresh, buffer.dtype)
     if native():
         appended: mx.array = _native_call("append", buffer, fresh, start)
         return appended
@@ -233,6 +256,31 @@ def attend(
         mixed: mx.array = _native_call("attend", queries, keys, values, sinks, scale, window, first)
         return mixed
     return plain.attend(queries, keys, values, scale=scale, sinks=sinks, window=window)
+
+
+def append_codes(buffers: Codes, fresh: mx.array, start: int) -> Codes:
+    """As `append`, of keys or values (B, K, T, D) that are packed on the way; see `plain.quantize`."""
+    if native():
+        return Codes(*_native_call("append_codes", buffers, fresh, start))
+    parts = plain.quantize(fresh, buffers.packing.bits)
+    return Codes(*(append(buffer, part, start) for buffer, part in zip(buffers, parts, strict=True)))
+
+
+def attend_codes(
+    queries: mx.array,
+    keys: Codes,
+    values: Codes,
+    *,
+    scale: float,
+    sinks: mx.array,
+    window: int = 0,
+    training: bool = False,
+) -> mx.array:
+    """As `attend`, over packed keys and values."""
+    if _native_for(queries, training):
+        mixed: mx.array = _native_call("attend_codes", queries, keys, values, sinks, scale, window)
+        return mixed
+    return plain.attend_codes(queries, keys, values, scale=scale, sinks=sinks, window=window)
 
 
 def linear(x: mx.array, weight: Packed, *, training: bool = False) -> mx.array:

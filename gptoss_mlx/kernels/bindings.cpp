@@ -9,6 +9,7 @@
 
 #include "attention/attention.h"
 #include "cache/append.h"
+#include "cache/quantize.h"
 #include "common/kernels.h"
 #include "common/pool.h"
 #include "experts/experts.h"
@@ -24,6 +25,7 @@ using gptoss::Weight;
 namespace mx = mlx::core;
 
 using Array = const mx::array&;
+using Arrays = std::vector<mx::array>;
 using Maybe = const std::optional<mx::array>&;
 
 static gptoss::Precision precision_named(int value) {
@@ -78,6 +80,12 @@ NB_MODULE(_native, m) {
         },
         "queries"_a, "keys"_a, "values"_a, "sinks"_a, "scale"_a, "window"_a, "first"_a = 0);
     m.def(
+        "attend_codes",
+        [](Array queries, const Arrays& keys, const Arrays& values, Array sinks, float scale, int window) {
+            return gptoss::attend_codes(queries, keys, values, sinks, scale, window);
+        },
+        "queries"_a, "keys"_a, "values"_a, "sinks"_a, "scale"_a, "window"_a);
+    m.def(
         "heads",
         [](Array x, int width, Maybe cos, Maybe sin, mx::Dtype dtype) {
             return gptoss::heads(x, width, cos, sin, dtype);
@@ -86,6 +94,10 @@ NB_MODULE(_native, m) {
     m.def(
         "append", [](Array buffer, Array fresh, int start) { return gptoss::append(buffer, fresh, start); }, "buffer"_a,
         "fresh"_a, "start"_a);
+    m.def(
+        "append_codes",
+        [](const Arrays& buffers, Array fresh, int start) { return gptoss::append_codes(buffers, fresh, start); },
+        "buffers"_a, "fresh"_a, "start"_a);
     m.def(
         "rms_norm", [](Array x, Array weight, float eps) { return gptoss::rms_norm(x, weight, eps); }, "x"_a,
         "weight"_a, "eps"_a);

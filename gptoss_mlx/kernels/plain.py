@@ -12,7 +12,10 @@ import mlx.core as mx
 import numpy as np
 
 from ..quantization import Quantization
-from .packed import Packed
+from .packed import GROUP, Codes, Packed
+
+FEW_TOKENS = 8
+"""Query tokens up to which attention multiplies with codes; for more, these are expanded first."""
 
 
 def rms_norm(x: mx.array, weight: mx.array, eps: float) -> mx.array:
@@ -118,6 +121,59 @@ def window_mask(tokens: int, keys: int, window: int) -> mx.array:
     query = np.arange(keys - tokens, keys)[:, None]
     key = np.arange(keys)[None]
     return mx.array((key <= query) & (key > query - window))
+
+
+def cast(x: mx.array, dtype: mx.Dtype) -> mx.array:
+    """Cast numbers; what lies beyond the end of float16 stays there instead of becoming infinite."""
+    if dtype == mx.float16 and x.dtype != dtype:
+        x = mx.clip(x.astype(mx.float32), -65504, 65504)
+    return x.astype(dtype)
+
+
+def quantize(x: mx.array, bits: int) -> Codes:
+    """Keys or values (B, K, T, D), rounded to float16, as codes of 8 or 4 bits; D is a multiple of GROUP."""
+    return Codes(*mx.quantize(cast(x, mx.float16), group_size=GROUP, bits=bits))
+
+
+def dequantize(packed: Codes, dtype: mx.Dtype) -> mx.array:
+    """What codes stand for (B, K, S, D), computed in float32."""
+    return dequantize_rows(*packed, packed.packing, mx.float32).astype(dtype)
+
+
+def attend_codes(
+    queries: mx.array, keys: Codes, values: Codes, *, scale: float, sinks: mx.array, window: int = 0
+) -> mx.array:
+    """As `attend`, over keys and values (B, K, S, D) as `quantize` packs them."""
+    if queries.shape[2] <= FEW_TOKENS:
+        return _multiply_codes(queries, keys, values, scale, sinks, window)
+    kv_heads = keys.codes.shape[1]
+    group, mixed = queries.shape[1] // kv_heads, []
+    for head in range(kv_heads):  # one after the other, so that only one head's keys and values are ever expanded
+        own = slice(head * group, (head + 1) * group)
+        expanded = (
+            dequantize(Codes(*(plane[:, head : head + 1] for plane in packed)), queries.dtype)
+            for packed in (keys, values)
+        )
+        mixed.append(attend(queries[:, own], *expanded, scale=scale, sinks=sinks[own], window=window))
+    return mx.concatenate(mixed, axis=-1)
+
+
+def _multiply_codes(
+    queries: mx.array, keys: Codes, values: Codes, scale: float, sinks: mx.array, window: int
+) -> mx.array:
+    """In float32: scores, a softmax of which the sink takes its part, and the weighted sum of the values."""
+    (batch, heads, tokens, width), (kv_heads, length) = queries.shape, keys.codes.shape[1:3]
+    bits = keys.packing.bits
+    rows = (queries.astype(mx.float32) * scale).reshape(batch, kv_heads, -1, width)  # those that share keys
+    scores = mx.quantized_matmul(rows, *keys, transpose=True, group_size=GROUP, bits=bits)
+    scores = scores.reshape(batch, heads, tokens, length)
+    if tokens > 1 or window:
+        scores = mx.where(window_mask(tokens, length, window or length), scores, -mx.inf)
+    sink = mx.broadcast_to(sinks.astype(mx.float32)[:, None, None], (batch, heads, tokens, 1))
+    shares = mx.softmax(mx.concatenate([scores, sink], axis=-1), axis=-1)[..., :length]
+    rows = shares.reshape(batch, kv_heads, -1, length)
+    mixed = mx.quantized_matmul(rows, *values, transpose=False, group_size=GROUP, bits=bits)
+    return mixed.reshape(queries.shape).swapaxes(1, 2).flatten(2).astype(queries.dtype)
 
 
 def swiglu(gate: mx.array, up: mx.array, *, limit: float, alpha: float) -> mx.array:

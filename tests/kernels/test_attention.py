@@ -1,8 +1,9 @@
-"""Native attention against float64 NumPy: shapes, dtypes, windows, sinks, views, instruction sets, threads."""
+"""Native attention against float64 NumPy: shapes, dtypes, codes, windows, sinks, views, instruction sets, threads."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mlx.core as mx
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from gptoss_mlx.kernels import plain
+from gptoss_mlx.kernels import Codes, plain
 
 DTYPES = (mx.float32, mx.float16, mx.bfloat16)
 PROMISED = 2e-6
@@ -41,11 +42,22 @@ class Case:
         keys, values = (self._view(random.normal(size=(self.batch, self.kv_heads, length, self.width))) for _ in "kv")
         return queries, keys, values, mx.array(random.normal(size=heads).astype(np.float32))
 
+    def packed(self, bits: int) -> tuple[mx.array, Codes, Codes, mx.array]:
+        """The same with codes for keys and values, views as well."""
+        queries, keys, values, sinks = self.arrays
+        packed_keys, packed_values = (Codes(*map(framed, plain.quantize(a, bits))) for a in (keys, values))
+        return queries, packed_keys, packed_values, sinks
+
     def _view(self, numbers: NDArray[np.float64]) -> mx.array:
         length = numbers.shape[2]
         buffer = np.full((*numbers.shape[:2], length + 5, self.width), np.nan, np.float32)
         buffer[:, :, 2 : 2 + length] = numbers
         return mx.array(buffer).astype(self.dtype)[:, :, 2 : 2 + length]
+
+
+def framed(array: mx.array) -> mx.array:
+    """The same as a view of a larger buffer."""
+    return mx.pad(array, [(0, 0), (0, 0), (3, 2), (0, 0)], constant_values=7)[:, :, 3:-2]
 
 
 CASES = st.builds(
@@ -202,3 +214,82 @@ def test_it_refuses_what_does_not_fit(
 ) -> None:
     with pytest.raises(ValueError, match="expected"):
         native.attend(queries, keys, values, sinks, 1.0, 0)
+
+
+# Codes
+
+PACKED = st.builds(
+    replace, CASES, width=st.sampled_from([32, 64, 96, 128]), dtype=st.just(mx.float32), window=st.sampled_from([0, 16])
+)
+BITS = st.sampled_from([8, 4])
+
+
+def exact_codes(queries: mx.array, keys: Codes, values: Codes, sinks: mx.array, window: int) -> NDArray[np.float64]:
+    all_keys, all_values = (plain.dequantize(packed, mx.float32) for packed in (keys, values))
+    return exact(queries, all_keys, all_values, sinks, 0.25, window)
+
+
+@settings(max_examples=40)
+@given(case=PACKED, bits=BITS)
+def test_codes_are_attended_to_as_what_they_stand_for(case: Case, bits: int, forced: Any) -> None:
+    arrays = case.packed(bits)
+    assert error(forced.attend_codes(*arrays, 0.25, case.window), exact_codes(*arrays, case.window)) < PROMISED
+
+
+@settings(max_examples=15)
+@given(case=PACKED, bits=BITS)
+def test_with_codes_too_a_row_depends_on_itself_alone(case: Case, bits: int, forced: Any) -> None:
+    queries, keys, values, sinks = case.packed(bits)
+    forced.set_threads(1)
+    whole = np.array(forced.attend_codes(queries, keys, values, sinks, 0.25, case.window))
+    forced.set_threads(3)
+    again = forced.attend_codes(queries, keys, values, sinks, 0.25, case.window)
+    np.testing.assert_array_equal(np.array(again), whole)
+    for t in {0, case.tokens // 2, case.tokens - 1}:
+        end = case.earlier + t + 1
+        seen = ([plane[:, :, :end] for plane in packed] for packed in (keys, values))
+        one = forced.attend_codes(queries[:, :, t : t + 1], *seen, sinks, 0.25, case.window)
+        np.testing.assert_array_equal(np.array(one)[:, 0], whole[:, t])
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("case", [
+    Case(kv_heads=8, tokens=130, earlier=600),
+    Case(kv_heads=8, tokens=1, earlier=4200),
+    Case(batch=2, kv_heads=2, group=4, tokens=3, earlier=2100),
+])  # fmt: skip
+def test_codes_in_the_shapes_of_the_real_model(case: Case, bits: int, forced: Any) -> None:
+    arrays = case.packed(bits)
+    assert error(forced.attend_codes(*arrays, 0.25, 0), exact_codes(*arrays, 0)) < PROMISED
+
+
+@settings(max_examples=30)
+@given(case=PACKED, bits=BITS)
+def test_the_plain_form_of_codes_is_the_same(case: Case, bits: int) -> None:
+    """Few query tokens multiply with codes, many with what they stand for."""
+    queries, keys, values, sinks = case.packed(bits)
+    found = plain.attend_codes(queries, keys, values, scale=0.25, sinks=sinks, window=case.window)
+    assert error(found, exact_codes(queries, keys, values, sinks, case.window)) < 1e-5
+
+
+@pytest.mark.parametrize("damage", [
+    lambda q, k, v, s: (q, k[:2], v, s),
+    lambda q, k, v, s: (q, k, (), s),
+    lambda q, k, v, s: (q[..., :32], k, v, s),
+    lambda q, k, v, s: (q, (k[0].astype(mx.int32), *k[1:]), v, s),
+    lambda q, k, v, s: (q, (k[0], k[1].astype(mx.float32), k[2]), v, s),
+    lambda q, k, v, s: (q, (k[0], k[1][..., :1], k[2]), v, s),
+    lambda q, k, v, s: (q, k, (v[0], v[1], v[2][:, :, :3]), s),
+    lambda q, k, v, s: (q, [plane[:, :, :3] for plane in k], v, s),
+    lambda q, k, v, s: (q, k, v, s[:3]),
+])  # fmt: skip
+def test_it_refuses_codes_that_do_not_fit(damage: Callable[..., tuple[Any, ...]], native: Any) -> None:
+    with pytest.raises(ValueError, match=r"^attend: .* expected"):
+        native.attend_codes(*damage(*Case(tokens=2, earlier=3).packed(8)), 0.25, 0)
+
+
+def test_it_refuses_codes_that_are_scattered(native: Any) -> None:
+    queries, keys, values, sinks = Case(earlier=9).packed(8)
+    scattered = mx.contiguous(keys.codes.swapaxes(2, 3)).swapaxes(2, 3)
+    with pytest.raises(RuntimeError, match="do not lie side by side"):
+        mx.eval(native.attend_codes(queries, keys._replace(codes=scattered), values, sinks, 0.25, 0))

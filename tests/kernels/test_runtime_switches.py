@@ -20,6 +20,7 @@ from checkpoints import Shape, build
 from gptoss_mlx import kernels
 from gptoss_mlx.convert import convert
 from gptoss_mlx.errors import GptOssError
+from gptoss_mlx.kernels.plain import quantize
 from gptoss_mlx.weights import load_model
 from oracle import Oracle, relative_error
 from packings import PACKINGS, matrix
@@ -239,6 +240,7 @@ def operations(native: Any) -> dict[str, Callable[[], Any]]:
     parts = [matrix(PACKINGS[-2], (4, 64, 64), n).native(native) for n in range(3)]
     chosen, shares = mx.zeros((2, 3, 2), mx.uint32), mx.ones((2, 3, 2))
     heads, buffer = mx.ones((2, 4, 3, 32)), mx.zeros((2, 2, 16, 32))
+    codes = quantize(buffer, 8)
     found: dict[str, Callable[[], Any]] = {
         f"product {name}": partial(native.product, turned, weight, 1) for name, weight in weights.items()
     }
@@ -247,7 +249,9 @@ def operations(native: Any) -> dict[str, Callable[[], Any]]:
         "route": lambda: native.route(turned, 4),
         "attend": lambda: native.attend(heads, buffer, buffer, mx.ones((4,)), 0.2, 0),
         "heads": lambda: native.heads(turned, 32, cos, cos, mx.float16),
+        "attend_codes": lambda: native.attend_codes(heads, codes, codes, mx.ones((4,)), 0.2, 0),
         "append": lambda: native.append(mx.zeros((2, 2, 16, 32)), buffer[:, :, :3], 5),
+        "append_codes": lambda: native.append_codes(quantize(mx.zeros((2, 2, 16, 32)), 4), buffer[:, :, :3], 5)[0],
         "rms_norm": lambda: native.rms_norm(turned, mx.ones((64,)), 1e-5),
     }
 

@@ -12,13 +12,62 @@ namespace {
 constexpr int64_t kRowBlock = 128;    // rows for which a block of keys and values is widened once
 constexpr int64_t kEnoughItems = 64;  // independent pieces of work from which the keys need not be split among threads
 
+// An array (B, K, S, numbers) of keys, values, or what belongs to their groups.
+struct Plane {
+    const uint8_t* data = nullptr;
+    mx::Strides strides;
+    int64_t itemsize = 0;
+
+    Plane() = default;
+    explicit Plane(const mx::array& array)
+        : data(array.data<uint8_t>()), strides(array.strides()), itemsize(int64_t(array.itemsize())) {}
+
+    int64_t bytes() const { return strides[2] * itemsize; }  // from one vector to the next
+
+    // Vector 0 of a head, when the first one has the number `first`.
+    const uint8_t* at(int64_t b, int64_t head, int64_t first) const {
+        return data + (b * strides[0] + head * strides[1] - first * strides[2]) * itemsize;
+    }
+};
+
+// Keys or values: numbers, or codes with scales and biases.
+struct Stored {
+    Format format{};
+    Plane numbers, scales, biases;
+
+    Stored() = default;
+    Stored(const mx::array* planes, int64_t count, int64_t width) : numbers(planes[0]) {
+        format = format_of(planes[0], width);
+        if (count == 1) return;
+        scales = Plane(planes[1]), biases = Plane(planes[2]);
+        for (const mx::array* plane = planes; plane < planes + count; ++plane)
+            if (plane->shape(3) > 1 && plane->strides(3) != 1)
+                throw std::runtime_error("attend: the codes of a vector do not lie side by side");
+    }
+
+    Vectors of(int64_t b, int64_t head, int64_t first) const {
+        Vectors found{numbers.at(b, head, first), format, numbers.bytes(), numbers.strides[3]};
+        if (scales.data == nullptr) return found;
+        found.scales = {reinterpret_cast<const uint16_t*>(scales.at(b, head, first)), scales.strides[2]};
+        found.biases = {reinterpret_cast<const uint16_t*>(biases.at(b, head, first)), biases.strides[2]};
+        found.step = 1;
+        return found;
+    }
+
+    static Format format_of(const mx::array& plane, int64_t width) {
+        if (plane.dtype() == mx::float32) return Format::kFloat32;
+        if (plane.dtype() == mx::float16) return Format::kFloat16;
+        if (plane.dtype() == mx::bfloat16) return Format::kBFloat16;
+        return plane.shape(3) * 4 == width ? Format::kAffine8 : Format::kAffine4;
+    }
+};
+
 // Everything about one call; pointers stay valid because the primitive's arrays do.
 struct Call {
     const float *queries, *sinks;
     float* out;
-    const uint8_t *keys, *values;
-    Number key_number, value_number;
-    mx::Strides query_strides, key_strides, value_strides;
+    Stored keys, values;
+    mx::Strides query_strides;
     int64_t sink_stride;
     int64_t batch, heads, kv_heads, tokens, length, width;
     float scale;
@@ -34,13 +83,6 @@ struct Call {
         return {window > 0 ? std::max(first, last - window) : first, last};
     }
 };
-
-// Those of one head, the first of which has the number `first`.
-Vectors vectors_of(const uint8_t* data, Number number, const mx::Strides& strides, int64_t b, int64_t head,
-                   int64_t first) {
-    const int64_t bytes = number == Number::kFloat32 ? 4 : 2;
-    return {data + (b * strides[0] + head * strides[1] - first * strides[2]) * bytes, number, strides[2], strides[3]};
-}
 
 // A block of rows of one head of keys: item (b, head, row block) of the call.
 class Item {
@@ -74,8 +116,8 @@ class Item {
                         count_,
                         call_.width,
                         call_.scale,
-                        vectors_of(call_.keys, call_.key_number, call_.key_strides, b_, head_, call_.first),
-                        vectors_of(call_.values, call_.value_number, call_.value_strides, b_, head_, call_.first)};
+                        call_.keys.of(b_, head_, call_.first),
+                        call_.values.of(b_, head_, call_.first)};
         const int64_t floats = kernels().attention.space(count_, call_.width);
         auto* space = static_cast<float*>(scratch(0, floats * sizeof(float)));
         kernels().attention.attend(rows, split * kSplit, partial, space);
@@ -167,24 +209,25 @@ void run(const Call& call) {
         attend_by_splits(call, items);
 }
 
+// Inputs: queries, sinks, then the planes of the keys and as many of the values.
 class Attend : public mx::Primitive {
   public:
     Attend(mx::Stream stream, float scale, int window, int64_t first)
         : Primitive(stream), scale_(scale), window_(window), first_(first) {}
 
     void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
-        const mx::array &queries = inputs[0], &keys = inputs[1], &values = inputs[2], &sinks = inputs[3];
+        const mx::array &queries = inputs[0], &sinks = inputs[1], &keys = inputs[2];
+        const auto planes = int64_t(inputs.size() - 2) / 2;
         mx::array& out = outputs[0];
         out.set_data(mx::allocator::malloc(out.nbytes()));
         Call call{};
         call.queries = queries.data<float>(), call.sinks = sinks.data<float>(), call.out = out.data<float>();
-        call.keys = keys.data<uint8_t>(), call.values = values.data<uint8_t>();
-        call.key_number = number_of(keys.dtype()), call.value_number = number_of(values.dtype());
         call.query_strides = queries.strides();
-        call.key_strides = keys.strides(), call.value_strides = values.strides();
         call.sink_stride = sinks.strides(0);
         call.batch = queries.shape(0), call.heads = queries.shape(1), call.tokens = queries.shape(2);
         call.width = queries.shape(3);
+        call.keys = Stored(&inputs[2], planes, call.width),
+        call.values = Stored(&inputs[2 + planes], planes, call.width);
         call.kv_heads = keys.shape(1), call.length = keys.shape(2);
         call.scale = scale_, call.window = window_, call.first = first_;
         mx::cpu::get_command_encoder(stream()).dispatch([call] { run(call); });
@@ -207,31 +250,63 @@ class Attend : public mx::Primitive {
     int64_t first_;
 };
 
+using Planes = std::vector<mx::array>;
+
+void refuse(const std::string& what) { throw std::invalid_argument("attend: " + what + " expected"); }
+
 void check(const mx::array& queries, const mx::array& keys, const mx::array& values, const mx::array& sinks) {
-    const auto refuse = [](const char* what) { throw std::invalid_argument(std::string("attend: ") + what); };
-    if (queries.ndim() != 4 || keys.ndim() != 4) refuse("queries (B, H, T, D) and keys (B, K, S, D) expected");
-    if (keys.shape() != values.shape()) refuse("values of the keys' shape expected");
-    if (queries.shape(0) != keys.shape(0) || queries.shape(3) != keys.shape(3))
-        refuse("keys of the queries' batch and width expected");
-    if (keys.shape(1) == 0 || queries.shape(1) % keys.shape(1) != 0) refuse("a multiple of the keys' heads expected");
-    if (keys.shape(2) < queries.shape(2)) refuse("at least as many keys as queries expected");
-    if (sinks.ndim() != 1 || sinks.shape(0) != queries.shape(1)) refuse("one sink per query head expected");
-    check_floats("keys", keys.dtype());
-    check_floats("values", values.dtype());
+    if (queries.ndim() != 4 || keys.ndim() != 4) refuse("queries (B, H, T, D) and keys (B, K, S, D)");
+    if (keys.shape() != values.shape()) refuse("values of the keys' shape");
+    if (queries.shape(0) != keys.shape(0)) refuse("keys of the queries' batch");
+    if (keys.shape(1) == 0 || queries.shape(1) % keys.shape(1) != 0) refuse("a multiple of the keys' heads");
+    if (keys.shape(2) < queries.shape(2)) refuse("at least as many keys as queries");
+    if (sinks.ndim() != 1 || sinks.shape(0) != queries.shape(1)) refuse("one sink per query head");
+}
+
+void check_codes(const Planes& planes, int width) {
+    if (planes.size() != 3) refuse("codes, scales and biases");
+    const mx::array& codes = planes[0];
+    const int words = codes.shape(3);
+    if (codes.dtype() != mx::uint32 || (words * 4 != width && words * 8 != width))
+        refuse("codes of 8 or 4 bits in uint32");
+    mx::Shape wanted = codes.shape();
+    if (width % kGroup != 0) refuse("a width of whole groups of " + std::to_string(kGroup));
+    wanted[3] = width / int(kGroup);
+    for (const mx::array* part : {&planes[1], &planes[2]})
+        if (part->dtype() != mx::float16 || part->shape() != wanted) refuse("a scale and a bias in float16 per group");
+}
+
+mx::array attend_planes(const mx::array& queries, const Planes& keys, const Planes& values, const mx::array& sinks,
+                        float scale, int window, int64_t first, mx::Stream stream) {
+    if (first < 0 || first % kFirstStep != 0)
+        throw std::invalid_argument("attend: a first key at a multiple of " + std::to_string(kFirstStep) +
+                                    " expected, " + std::to_string(first) + " found");
+    Planes inputs{mx::astype(queries, mx::float32, stream), mx::astype(sinks, mx::float32, stream)};
+    inputs.insert(inputs.end(), keys.begin(), keys.end());
+    inputs.insert(inputs.end(), values.begin(), values.end());
+    mx::Shape shape = {queries.shape(0), queries.shape(2), queries.shape(1) * queries.shape(3)};
+    return mx::array(shape, mx::float32, std::make_shared<Attend>(stream, scale, window, first % kSplit),
+                     std::move(inputs));
 }
 
 }  // namespace
 
 mx::array attend(const mx::array& queries, const mx::array& keys, const mx::array& values, const mx::array& sinks,
                  float scale, int window, int64_t first, mx::StreamOrDevice s) {
-    const mx::Stream stream = mx::to_stream(s);
     check(queries, keys, values, sinks);
-    if (first < 0 || first % kFirstStep != 0)
-        throw std::invalid_argument("attend: a first key at a multiple of " + std::to_string(kFirstStep) +
-                                    " expected, " + std::to_string(first) + " found");
-    mx::Shape shape = {queries.shape(0), queries.shape(2), queries.shape(1) * queries.shape(3)};
-    return mx::array(shape, mx::float32, std::make_shared<Attend>(stream, scale, window, first % kSplit),
-                     {mx::astype(queries, mx::float32, stream), keys, values, mx::astype(sinks, mx::float32, stream)});
+    if (queries.shape(3) != keys.shape(3)) refuse("keys of the queries' width");
+    check_floats("keys", keys.dtype());
+    check_floats("values", values.dtype());
+    return attend_planes(queries, {keys}, {values}, sinks, scale, window, first, mx::to_stream(s));
+}
+
+mx::array attend_codes(const mx::array& queries, const Planes& keys, const Planes& values, const mx::array& sinks,
+                       float scale, int window, mx::StreamOrDevice s) {
+    if (keys.empty() || values.empty()) refuse("codes, scales and biases");
+    check(queries, keys[0], values[0], sinks);
+    check_codes(keys, queries.shape(3));
+    check_codes(values, queries.shape(3));
+    return attend_planes(queries, keys, values, sinks, scale, window, 0, mx::to_stream(s));
 }
 
 }  // namespace gptoss

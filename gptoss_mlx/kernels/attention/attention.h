@@ -12,4 +12,10 @@ namespace gptoss {
 mx::array attend(const mx::array& queries, const mx::array& keys, const mx::array& values, const mx::array& sinks,
                  float scale, int window, int64_t first = 0, mx::StreamOrDevice s = {});
 
+// The same over codes: keys and values are three arrays each, codes of 8 or 4 bits (B, K, S, D * bits / 32) in uint32,
+// and a scale and a bias in float16 for every kGroup of them (B, K, S, D / kGroup), as mx::quantize gives them.
+mx::array attend_codes(const mx::array& queries, const std::vector<mx::array>& keys,
+                       const std::vector<mx::array>& values, const mx::array& sinks, float scale, int window,
+                       mx::StreamOrDevice s = {});
+
 }  // namespace gptoss

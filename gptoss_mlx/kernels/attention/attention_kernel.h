@@ -5,8 +5,7 @@
 // exponentials and sums work on whole vectors and each result's own arithmetic is the same whoever shares its tile.
 #pragma once
 
-#include "attention/tile.h"
-#include "isa/simd.h"
+#include "attention/vectors.h"
 
 namespace gptoss::GPTOSS_ISA {
 
@@ -30,43 +29,8 @@ inline int64_t tile_floats(int64_t width) { return kResults + kHeads * padded(wi
 
 inline int64_t attention_space(int64_t rows, int64_t width) {
     const int64_t wide = padded(width, kLanes * kColumns);
-    return padded(rows, kHeads) * wide + 2 * kBlock * wide + (kBlock + kKeys) * kHeads;
-}
-
-template <Number number>
-inline F load_numbers(const uint8_t* p, int64_t i) {
-    if constexpr (number == Number::kFloat32) return load(reinterpret_cast<const float*>(p) + i);
-    if constexpr (number == Number::kFloat16) return load_f16(reinterpret_cast<const uint16_t*>(p) + i);
-    if constexpr (number == Number::kBFloat16) return load_bf16(reinterpret_cast<const uint16_t*>(p) + i);
-}
-
-constexpr int64_t bytes_of(Number number) { return number == Number::kFloat32 ? 4 : 2; }
-
-// Any vector to floats, the rest of `wide` zero.
-template <Number number>
-inline void widen(const uint8_t* p, int64_t step, int64_t width, int64_t wide, float* out) {
-    int64_t i = 0;
-    if (step == 1)
-        for (; i + kLanes <= width; i += kLanes) store(out + i, load_numbers<number>(p, i));
-    for (; i < width; i += kLanes) {
-        constexpr int64_t bytes = bytes_of(number);
-        alignas(64) uint8_t buffer[kLanes * 4] = {};
-        alignas(64) float floats[kLanes];
-        const int64_t count = width - i < kLanes ? width - i : kLanes;
-        for (int64_t j = 0; j < count; ++j) std::memcpy(buffer + j * bytes, p + (i + j) * step * bytes, bytes);
-        store(floats, load_numbers<number>(buffer, 0));
-        std::memcpy(out + i, floats, count * sizeof(float));
-    }
-    for (i = width; i < wide; ++i) out[i] = 0.0f;
-}
-
-inline void widen_block(const Vectors& from, int64_t first, int64_t last, int64_t width, int64_t wide, float* out) {
-    for (int64_t j = first; j < last; ++j, out += wide) {
-        const uint8_t* p = from.data + j * from.stride * bytes_of(from.number);
-        if (from.number == Number::kFloat32) widen<Number::kFloat32>(p, from.step, width, wide, out);
-        if (from.number == Number::kFloat16) widen<Number::kFloat16>(p, from.step, width, wide, out);
-        if (from.number == Number::kBFloat16) widen<Number::kBFloat16>(p, from.step, width, wide, out);
-    }
+    return padded(rows, kHeads) * wide + 2 * kBlock * wide + (kBlock + kKeys) * kHeads +
+           2 * source_space(kBlock, width);
 }
 
 // kLanes elements of a vector of floats from i on, zero beyond its end.
@@ -88,21 +52,19 @@ inline void arrange_queries(const Rows& rows, int64_t first, int64_t wide, float
     }
 }
 
-// Keys [first, last) of a block that lies at `data`, vectors `stride` bytes apart, with the first key at index 0.
 struct Block {
-    const uint8_t* keys;
-    const uint8_t* values;
-    int64_t key_bytes, value_bytes;  // from one vector to the next
-    int64_t wide;                    // width in whole tiles of results
+    Source keys, values;
+    int64_t wide;  // width in whole tiles of results
 };
 
 // scores[(key - first) * 8 + row], from an even key on; a last key without a partner is computed twice.
-template <Number number>
-inline void score_block(const Block& block, const float* queries, int64_t first, int64_t last, float* scores) {
+template <Format format>
+[[gnu::flatten]] inline void score_block(const Block& block, const float* queries, int64_t first, int64_t last,
+                                         float* scores) {
     constexpr int kSums = kHeads * kKeys;
     for (int64_t j = first; j < last; j += kKeys, scores += kSums) {
-        const uint8_t* keys[kKeys];
-        for (int c = 0; c < kKeys; ++c) keys[c] = block.keys + (j + c < last ? j + c : last - 1) * block.key_bytes;
+        Reader<format> keys[kKeys];
+        for (int c = 0; c < kKeys; ++c) keys[c] = Reader<format>(block.keys, j + c < last ? j + c : last - 1);
         F dots[kSums];
 #pragma GCC unroll 32
         for (int i = 0; i < kSums; ++i) dots[i] = zero();
@@ -110,7 +72,7 @@ inline void score_block(const Block& block, const float* queries, int64_t first,
         for (int64_t i = 0; i < block.wide; i += kLanes, query += kHeads * kLanes) {
             F key[kKeys];
 #pragma GCC unroll 4
-            for (int c = 0; c < kKeys; ++c) key[c] = load_numbers<number>(keys[c], i);
+            for (int c = 0; c < kKeys; ++c) key[c] = keys[c].load(i);
 #pragma GCC unroll 8
             for (int r = 0; r < kHeads; ++r) {
                 const F part = load(query + r * kLanes);
@@ -124,7 +86,7 @@ inline void score_block(const Block& block, const float* queries, int64_t first,
 }
 
 // results += sum over keys of weights[(key - first) * 8 + row] * value
-template <Number number>
+template <Format format>
 inline void weigh_block(const Block& block, const float* weights, int64_t first, int64_t last, float* results) {
     for (int64_t i = 0; i < block.wide; i += kColumns * kLanes, results += kColumns * kHeads * kLanes) {
         F total[kColumns][kHeads];
@@ -133,11 +95,11 @@ inline void weigh_block(const Block& block, const float* weights, int64_t first,
 #pragma GCC unroll 8
             for (int r = 0; r < kHeads; ++r) total[c][r] = load(results + (c * kHeads + r) * kLanes);
         const float* weight = weights;
-        const uint8_t* value = block.values + first * block.value_bytes;
-        for (int64_t j = first; j < last; ++j, weight += kHeads, value += block.value_bytes) {
+        for (int64_t j = first; j < last; ++j, weight += kHeads) {
+            const Reader<format> value(block.values, j);
             F part[kColumns];
 #pragma GCC unroll 4
-            for (int c = 0; c < kColumns; ++c) part[c] = load_numbers<number>(value, i + c * kLanes);
+            for (int c = 0; c < kColumns; ++c) part[c] = value.load(i + c * kLanes);
 #pragma GCC unroll 8
             for (int r = 0; r < kHeads; ++r) {
                 const F share = set1(weight[r]);
@@ -202,7 +164,7 @@ inline void hide(const Sight* sights, int64_t first, int64_t last, float* scores
 }
 
 // One tile of rows and the block of keys [start, end), of which it sees a part.
-template <Number number>
+template <Format format>
 inline void attend_block(const Block& block, const float* queries, const Sight* sights, int64_t start, int64_t end,
                          float* scores, float* tile) {
     int64_t first = sights[0].first, last = sights[0].last;
@@ -214,10 +176,10 @@ inline void attend_block(const Block& block, const float* queries, const Sight* 
     last = last < end ? last : end;
     if (first >= last) return;
     const int64_t whole = padded(last - first, kKeys);
-    score_block<number>(block, queries, first - start, last - start, scores);
+    score_block<format>(block, queries, first - start, last - start, scores);
     hide(sights, first, first + whole, scores);
     soften(scores, whole * kHeads, block.wide, tile);
-    weigh_block<number>(block, scores, first - start, last - start, tile + kResults);
+    weigh_block<format>(block, scores, first - start, last - start, tile + kResults);
 }
 
 // Vectors that can be loaded where they are.
@@ -233,37 +195,43 @@ struct Tiles {
     float* scores;
 };
 
-template <Number number>
+template <Format format>
 inline void attend_tiles(const Block& block, const Tiles& tiles, int64_t start, int64_t end) {
     for (int64_t t = 0; t < tiles.count; ++t)
-        attend_block<number>(block, tiles.queries + t * kHeads * block.wide, tiles.sights + t * kHeads, start, end,
+        attend_block<format>(block, tiles.queries + t * kHeads * block.wide, tiles.sights + t * kHeads, start, end,
                              tiles.scores, tiles.results + t * (kResults + kHeads * block.wide));
 }
 
+inline void attend_tiles(Format format, const Block& block, const Tiles& tiles, int64_t start, int64_t end) {
+    switch (format) {
+        case Format::kFloat16:
+            return attend_tiles<Format::kFloat16>(block, tiles, start, end);
+        case Format::kBFloat16:
+            return attend_tiles<Format::kBFloat16>(block, tiles, start, end);
+        case Format::kAffine8:
+            return attend_tiles<Format::kAffine8>(block, tiles, start, end);
+        case Format::kAffine4:
+            return attend_tiles<Format::kAffine4>(block, tiles, start, end);
+        default:
+            return attend_tiles<Format::kFloat32>(block, tiles, start, end);
+    }
+}
+
 // Blocks of one split, in place where that pays: few rows or plain floats, else widened once for all tiles.
-inline void attend_blocks(const Rows& rows, const Tiles& tiles, int64_t first, int64_t last, int64_t wide,
-                          float* space) {
+inline void attend_blocks(const Rows& rows, const Tiles& tiles, int64_t first, int64_t last, int64_t wide, float* space,
+                          float* group_space) {
+    const Format format = rows.keys.format;
     const bool direct = loads_directly(rows.keys, rows.width, wide) && loads_directly(rows.values, rows.width, wide) &&
-                        rows.keys.number == rows.values.number &&
-                        (tiles.count == 1 || rows.keys.number == Number::kFloat32);
+                        format == rows.values.format && (tiles.count == 1 || format == Format::kFloat32);
     for (int64_t start = first; start < last; start += kBlock) {
-        const int64_t end = start + kBlock < last ? start + kBlock : last;
+        const int64_t end = start + kBlock < last ? start + kBlock : last, count = end - start;
+        Source keys = source_of(rows.keys, start, end, rows.width, group_space);
+        Source values = source_of(rows.values, start, end, rows.width, group_space + source_space(kBlock, rows.width));
         if (!direct) {
-            float* values = space + kBlock * wide;
-            widen_block(rows.keys, start, end, rows.width, wide, space);
-            widen_block(rows.values, start, end, rows.width, wide, values);
-            const Block block{reinterpret_cast<const uint8_t*>(space), reinterpret_cast<const uint8_t*>(values),
-                              wide * 4, wide * 4, wide};
-            attend_tiles<Number::kFloat32>(block, tiles, start, end);
-            continue;
+            keys = widened(keys, rows.keys, count, rows.width, wide, space);
+            values = widened(values, rows.values, count, rows.width, wide, space + kBlock * wide);
         }
-        const int64_t bytes = bytes_of(rows.keys.number);
-        const int64_t key_bytes = rows.keys.stride * bytes, value_bytes = rows.values.stride * bytes;
-        const Block block{rows.keys.data + start * key_bytes, rows.values.data + start * value_bytes, key_bytes,
-                          value_bytes, wide};
-        if (rows.keys.number == Number::kFloat32) attend_tiles<Number::kFloat32>(block, tiles, start, end);
-        if (rows.keys.number == Number::kFloat16) attend_tiles<Number::kFloat16>(block, tiles, start, end);
-        if (rows.keys.number == Number::kBFloat16) attend_tiles<Number::kBFloat16>(block, tiles, start, end);
+        attend_tiles(direct ? format : Format::kFloat32, Block{keys, values, wide}, tiles, start, end);
     }
 }
 
@@ -284,8 +252,9 @@ inline void attend_split(const Rows& rows, int64_t first, float* results, float*
         for (int i = 0; i < kPeriod; ++i) tile[kMaxima + i] = kLowest;
         arrange_queries(rows, t * kHeads, wide, queries + t * kHeads * wide);
     }
-    const Tiles tiles{queries, rows.sights, count, results, queries + count * kHeads * wide};
-    attend_blocks(rows, tiles, begin, end, wide, space);
+    float* scores = queries + count * kHeads * wide;
+    const Tiles tiles{queries, rows.sights, count, results, scores};
+    attend_blocks(rows, tiles, begin, end, wide, space, scores + (kBlock + kKeys) * kHeads);
 }
 
 inline void begin_tile(const float* sinks, int64_t width, float* tile) {

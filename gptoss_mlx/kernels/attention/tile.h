@@ -12,16 +12,24 @@
 
 namespace gptoss {
 
-constexpr int64_t kTileHeads = 8;  // rows of a tile
-constexpr int64_t kSplit = 512;    // keys of a split
+constexpr int64_t kTileHeads = 8;   // rows of a tile
+constexpr int64_t kSplit = 512;     // keys of a split
 constexpr int64_t kFirstStep = 64;  // keys begin at multiples of this: what one correction of the maximum covers
+constexpr int64_t kGroup = 32;      // codes that share a scale and a bias
 
-// Vectors of one sequence and head.
+// One number in float16 for each group of codes, the groups of a vector side by side.
+struct Groups {
+    const uint16_t* data;
+    int64_t stride;  // from one vector to the next, in numbers
+};
+
+// Vectors of one sequence and head: plain numbers, or codes of 8 or 4 bits that stand for code * scale + bias.
 struct Vectors {
     const uint8_t* data;
-    Number number;
-    int64_t stride;  // from one to the next, in numbers
-    int64_t step;    // between their elements; 1 but in odd views
+    Format format;   // plain, kAffine8 or kAffine4
+    int64_t stride;  // from one to the next, in bytes
+    int64_t step;    // between their numbers; 1 but in odd views, and for codes
+    Groups scales = {}, biases = {};
 };
 
 // The keys [first, last) that a row may see.

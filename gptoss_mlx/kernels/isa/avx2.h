@@ -90,6 +90,9 @@ inline __m256i spread_nibbles(const uint8_t* p) {  // the bits above the low fou
     std::memcpy(&word, p, 4);
     return _mm256_srlv_epi32(_mm256_set1_epi32(word), _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28));
 }
+inline F load_nibbles(const uint8_t* p) {
+    return _mm256_cvtepi32_ps(_mm256_and_si256(spread_nibbles(p), _mm256_set1_epi32(15)));
+}
 inline void load_fp4(const uint8_t* p, F* out) {  // three bits choose the magnitude, the fourth is the sign
     const F magnitudes = _mm256_setr_ps(0, 0.5f, 1, 1.5f, 2, 3, 4, 6);
     for (int i = 0; i < 2; ++i) {
@@ -99,8 +102,7 @@ inline void load_fp4(const uint8_t* p, F* out) {  // three bits choose the magni
     }
 }
 inline void load_u4(const uint8_t* p, F* out) {
-    for (int i = 0; i < 2; ++i)
-        out[i] = _mm256_cvtepi32_ps(_mm256_and_si256(spread_nibbles(p + 4 * i), _mm256_set1_epi32(15)));
+    for (int i = 0; i < 2; ++i) out[i] = load_nibbles(p + 4 * i);
 }
 inline void load_u6(const uint8_t* p, F* out) {
     for (int i = 0; i < 2; ++i) {  // 8 values in 6 bytes

@@ -85,6 +85,14 @@ inline void load_u4(const uint8_t* p, F* out) {
     const F values = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     out[0] = _mm512_permutexvar_ps(spread_nibbles(p), values);
 }
+inline F load_nibbles(const uint8_t* p) {
+    int32_t words[2];
+    std::memcpy(words, p, 8);
+    const __m512i both = _mm512_mask_set1_epi32(_mm512_set1_epi32(words[0]), 0xff00, words[1]);
+    const __m512i shifts = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 0, 4, 8, 12, 16, 20, 24, 28);
+    const F values = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    return _mm512_permutexvar_ps(_mm512_srlv_epi32(both, shifts), values);
+}
 inline void load_u6(const uint8_t* p, F* out) {  // 16 values in 12 bytes, lowest bits first
     int64_t low;
     int32_t high;

@@ -70,6 +70,13 @@ inline uint8x16_t spread_nibbles(const uint8_t* p) {
     const uint8x8_t bytes = vld1_u8(p), even = vand_u8(bytes, vdup_n_u8(15)), odd = vshr_n_u8(bytes, 4);
     return vcombine_u8(vzip1_u8(even, odd), vzip2_u8(even, odd));
 }
+inline F load_nibbles(const uint8_t* p) {
+    static constexpr int32_t shifts[4] = {0, -4, -8, -12};
+    uint16_t codes;
+    std::memcpy(&codes, p, 2);
+    const uint32x4_t spread = vshlq_u32(vdupq_n_u32(codes), vld1q_s32(shifts));
+    return vcvtq_f32_u32(vandq_u32(spread, vdupq_n_u32(15)));
+}
 inline void widen_f16(uint16x8_t low, uint16x8_t high, F* out) {
     out[0] = vcvt_f32_f16(vreinterpret_f16_u16(vget_low_u16(low)));
     out[1] = vcvt_high_f32_f16(vreinterpretq_f16_u16(low));

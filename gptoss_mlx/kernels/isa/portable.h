@@ -96,12 +96,15 @@ inline F load_exponents(const uint8_t* p) {
 
 constexpr int kNibbleOrder[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
+inline F load_nibbles(const uint8_t* p) {
+    return F{float(p[0] & 15), float(p[0] >> 4), float(p[1] & 15), float(p[1] >> 4)};
+}
 inline void load_fp4(const uint8_t* p, F* out) {
     static constexpr float values[16] = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -0.5f, -1, -1.5f, -2, -3, -4, -6};
     for (int i = 0; i < 16; ++i) out[i / 4][i % 4] = values[p[i / 2] >> (4 * (i % 2)) & 15];
 }
 inline void load_u4(const uint8_t* p, F* out) {
-    for (int i = 0; i < 16; ++i) out[i / 4][i % 4] = float(p[i / 2] >> (4 * (i % 2)) & 15);
+    for (int i = 0; i < 4; ++i) out[i] = load_nibbles(p + 2 * i);
 }
 inline void load_u6(const uint8_t* p, F* out) {
     for (int i = 0; i < 4; ++i) {

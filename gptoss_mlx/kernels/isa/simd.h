@@ -8,6 +8,7 @@
 //   fma(a, b, c)         a * b + c; round() to nearest whole, ties to even; scale2(x, n) x * 2^n for whole n
 //   sum(x), sums(x[kLanes])  the sum of a vector's lanes; in lane i the sum of vector i's lanes
 //   load_bf16, load_f16, load_u8, load_exponents (2^(byte - 127)): kLanes numbers to floats
+//   load_nibbles         kLanes packed codes of four bits to floats, in their order
 //   load_fp4, load_u4, load_u6, load_fp8: 16 packed codes to 16 / kLanes vectors; nibbles in the order kNibbleOrder
 //   I, int_dot           kLanes sums of 32 bits, each over pairs of 16-bit numbers
 #pragma once

@@ -9,28 +9,55 @@ using namespace gptoss;
 
 constexpr float kSharpness = 0.3f;  // the scale of scores
 
-// Random vectors, `step` elements apart, and what they are in double precision.
+// Random vectors and what they are in double precision.
 struct Cache {
-    std::unique_ptr<Guarded> memory;
+    std::vector<std::unique_ptr<Guarded>> memory;
     Vectors vectors;
     std::vector<double> values;  // keys * width
 
-    Cache(Random& random, Number number, int64_t keys, int64_t width, int64_t step) {
-        const int64_t bytes = number == Number::kFloat32 ? 4 : 2, stride = width * step;
-        memory = std::make_unique<Guarded>(((keys - 1) * stride + (width - 1) * step + 1) * bytes);
-        vectors = {memory->data(), number, stride, step};
+    // Plain numbers, `step` elements apart.
+    Cache(Random& random, Format format, int64_t keys, int64_t width, int64_t step) {
+        const int64_t bytes = format == Format::kFloat32 ? 4 : 2, stride = width * step * bytes;
+        uint8_t* data = add((keys - 1) * stride + ((width - 1) * step + 1) * bytes);
+        vectors = {data, format, stride, step};
         for (int64_t i = 0; i < keys * width; ++i) {
             const float x = random.uniform(-2, 2);
-            const uint16_t bits = number == Number::kFloat16 ? to_half(x) : to_brain(x);
-            uint8_t* to = memory->data() + (i / width * stride + i % width * step) * bytes;
-            if (number == Number::kFloat32)
+            const uint16_t bits = format == Format::kFloat16 ? to_half(x) : to_brain(x);
+            uint8_t* to = data + i / width * stride + i % width * step * bytes;
+            if (format == Format::kFloat32)
                 std::memcpy(to, &x, 4);
             else
                 std::memcpy(to, &bits, 2);
-            values.push_back(number == Number::kFloat32   ? x
-                             : number == Number::kFloat16 ? from_half(bits)
+            values.push_back(format == Format::kFloat32   ? x
+                             : format == Format::kFloat16 ? from_half(bits)
                                                           : from_brain(bits));
         }
+    }
+
+    // Codes of 8 or 4 bits; the numbers of a vector's groups are followed by `gap` others.
+    Cache(Random& random, int bits, int64_t keys, int64_t width, int64_t gap) {
+        const int64_t groups = width / kGroup, stride = groups + gap, bytes = width * bits / 8;
+        uint8_t* codes = add(keys * bytes);
+        auto* scales = reinterpret_cast<uint16_t*>(add((keys * stride - gap) * 2));
+        auto* biases = reinterpret_cast<uint16_t*>(add((keys * stride - gap) * 2));
+        vectors = {codes,           bits == 8 ? Format::kAffine8 : Format::kAffine4, bytes, 1, {scales, stride},
+                   {biases, stride}};
+        for (int64_t i = 0; i < keys * bytes; ++i) codes[i] = uint8_t(random.below(256));
+        for (int64_t i = 0; i < keys * stride - gap; ++i) {
+            scales[i] = to_half(random.uniform(-1, 1) / float(1 << bits));
+            biases[i] = to_half(random.uniform(-1, 1));
+        }
+        for (int64_t i = 0; i < keys * width; ++i) {
+            const int64_t group = i / width * stride + i % width / kGroup;
+            const int code = bits == 8 ? codes[i] : codes[i / 2] >> (i % 2 * 4) & 15;
+            values.push_back(code * from_half(scales[group]) + from_half(biases[group]));
+        }
+    }
+
+  private:
+    uint8_t* add(int64_t bytes) {
+        memory.push_back(std::make_unique<Guarded>(bytes));
+        return memory.back()->data();
     }
 };
 
@@ -94,9 +121,8 @@ std::vector<double> softmax_sum(const Case& c, const Cache& keys, const Cache& v
     return out;
 }
 
-void check_case(Count& count, Random& random, Number key, Number value, int64_t rows, int64_t length, int64_t width,
-                int64_t window, int64_t step) {
-    const Cache keys(random, key, length, width, step), values(random, value, length, width, step);
+void check_case(Count& count, Random& random, const Cache& keys, const Cache& values, int64_t rows, int64_t length,
+                int64_t width, int64_t window) {
     Case c{rows, width, random.floats(rows * width, -2, 2), random.floats(rows, -4, 4), {}};
     for (int64_t r = 0; r < rows; ++r) {
         const int64_t last = length - (rows - 1 - r) / 4;  // four heads per token
@@ -120,16 +146,32 @@ void check_case(Count& count, Random& random, Number key, Number value, int64_t 
 
 void check_attention(Count& count) {
     Random random(23);
-    for (Number number : {Number::kFloat32, Number::kFloat16, Number::kBFloat16}) {
-        check_case(count, random, number, number, 8, 2, 64, 0, 1);
-        check_case(count, random, number, number, 5, 70, 64, 0, 1);
-        check_case(count, random, number, number, 20, 1100, 64, 0, 1);
-        check_case(count, random, number, number, 16, 1100, 64, 128, 1);
-        check_case(count, random, number, number, 9, 600, 20, 33, 1);
-        check_case(count, random, number, number, 12, 130, 7, 0, 1);
-        check_case(count, random, number, number, 8, 100, 16, 5, 3);
+    const auto plain = [&](Format key, Format value, int64_t rows, int64_t length, int64_t width, int64_t window,
+                           int64_t step) {
+        const Cache keys(random, key, length, width, step), values(random, value, length, width, step);
+        check_case(count, random, keys, values, rows, length, width, window);
+    };
+    const auto packed = [&](int bits, int64_t rows, int64_t length, int64_t width, int64_t window, int64_t gap) {
+        const Cache keys(random, bits, length, width, gap), values(random, bits, length, width, 0);
+        check_case(count, random, keys, values, rows, length, width, window);
+    };
+    for (Format format : {Format::kFloat32, Format::kFloat16, Format::kBFloat16}) {
+        plain(format, format, 8, 2, 64, 0, 1);
+        plain(format, format, 5, 70, 64, 0, 1);
+        plain(format, format, 20, 1100, 64, 0, 1);
+        plain(format, format, 16, 1100, 64, 128, 1);
+        plain(format, format, 9, 600, 20, 33, 1);
+        plain(format, format, 12, 130, 7, 0, 1);
+        plain(format, format, 8, 100, 16, 5, 3);
     }
-    check_case(count, random, Number::kBFloat16, Number::kFloat32, 8, 90, 32, 0, 1);
+    plain(Format::kBFloat16, Format::kFloat32, 8, 90, 32, 0, 1);
+    for (int bits : {8, 4}) {
+        packed(bits, 8, 2, 64, 0, 0);
+        packed(bits, 5, 70, 64, 0, 0);
+        packed(bits, 20, 1100, 64, 0, 0);
+        packed(bits, 16, 600, 96, 128, 0);
+        packed(bits, 8, 100, 32, 0, 3);
+    }
 }
 
 }  // namespace check
