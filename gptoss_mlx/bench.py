@@ -25,7 +25,7 @@ from . import hub, kernels
 from .cache import Cache
 from .config import ModelConfig
 from .engine import PREFILL_CHUNK
-from .engine.generate import prefill
+from .engine.prefill import prefill
 from .errors import RequestError
 from .info import kv_bytes
 from .machine import core_count, machine_name, machine_reading, peak_memory, reading_speed, thread_count

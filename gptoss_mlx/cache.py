@@ -60,6 +60,7 @@ class _Buffers:
         count, used = fresh[0].shape[2], self.offset - self.base
         storage = self._storage
         if storage is None or storage.filled != used or used + count > storage.room:
+            keep_from = max(keep_from, self.base)  # after a rewind or in a snapshot there may be no more than is needed
             storage = self._moved(storage, fresh, keep_from, room + count)
             self._storage, self.base = storage, keep_from
             used = self.offset - self.base
@@ -101,9 +102,10 @@ class _Buffers:
         """
         if not self.can_rewind(offset):
             raise ValueError(f"rewind: no exact state of position {offset} in a cache of {self.offset} tokens")
+        storage = self._storage
+        if storage is not None and storage.filled == self.offset - self.base:  # else another cache's tokens follow
+            storage.filled = max(storage.shared, offset - self.base)
         self.offset = offset
-        if self._storage is not None:
-            self._storage.filled = max(self._storage.shared, offset - self.base)
 
     def is_trimmable(self) -> bool:
         """False: mlx-lm's loops must not trim what they cannot trim exactly; see `can_rewind`."""
@@ -139,6 +141,14 @@ class FullCache(_Buffers):
     def attend(self, queries: mx.array, keys: mx.array, values: mx.array, **how: Any) -> mx.array:
         """Append keys and values (B, K, T, D), and attend with queries (B, H, T, D): see `kernels.attend`."""
         return kernels.attend(queries, *self.update_and_fetch(keys, values), **how)
+
+    def at(self, offset: int) -> FullCache:
+        """A copy that stands at an earlier position; it shares the buffers."""
+        if not self.can_rewind(offset):
+            raise ValueError(f"at: no exact state of position {offset} in a cache of {self.offset} tokens")
+        twin = self.__copy__()
+        twin.offset = offset
+        return twin
 
     @property
     def state(self) -> list[mx.array]:
@@ -196,11 +206,19 @@ class SlidingCache(_Buffers):
 
     def snapshot(self) -> SlidingCache:
         """A copy with buffers of its own that hold no more than it needs."""
+        return self.at(self.offset)
+
+    def at(self, offset: int) -> SlidingCache:
+        """A copy that stands at an earlier position (see `can_rewind`), with buffers of its own."""
+        if not self.can_rewind(offset):
+            raise ValueError(f"at: no exact state of position {offset} in a cache of {self.offset} tokens")
         twin = SlidingCache(self.window)
-        twin.offset, twin.base = self.offset, self._needed(self.offset)
+        twin.offset, twin.base = offset, self._needed(offset)
         if self._storage is not None:
-            twin._storage = _Storage([mx.contiguous(plane) for plane in self._from(twin.base)])
-            twin._storage.filled = twin._storage.shared = twin.offset - twin.base
+            first, last = twin.base - self.base, offset - self.base
+            self._storage.shared = max(self._storage.shared, last)  # a slice of all may be a view
+            twin._storage = _Storage([mx.contiguous(plane[:, :, first:last]) for plane in self._storage.planes])
+            twin._storage.filled = twin._storage.shared = last - first
         return twin
 
 

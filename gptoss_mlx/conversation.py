@@ -6,26 +6,25 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from .engine import StopText, generate
+from .engine import Engine, Request, StopText
 from .errors import RequestError
 from .events import CallCompleted, CallDelta, CallStarted, Done, Event, Reply, TextDelta, ToolCall, Usage, is_call
 from .harmony import Conversation, Message, TextContent, render
 from .harmony import parser as harmony_events
 from .harmony.parser import HarmonyParser
-from .model import Model
-from .sampling import Sampler, SamplingParams
+from .sampling import SamplingParams
 from .tokenizer import Tokenizer
 
 
 class Turn:
     """One answer to one conversation."""
 
-    def __init__(self, model: Model, tokenizer: Tokenizer, conversation: Conversation) -> None:
-        self._model = model
+    def __init__(self, engine: Engine, tokenizer: Tokenizer, conversation: Conversation) -> None:
+        self._engine = engine
         self._tokenizer = tokenizer
         self._conversation = conversation
         self._prompt = render(conversation, tokenizer)
-        context = model.args.max_position_embeddings
+        context = engine.model.args.max_position_embeddings
         if len(self._prompt) >= context:
             raise RequestError(
                 f"messages: fewer than {context} tokens fit the model's context, {len(self._prompt)} found; "
@@ -41,13 +40,11 @@ class Turn:
 
     def run(self, sampling: SamplingParams, max_tokens: int) -> Iterator[Event]:
         """Generate and parse until the model has finished; the last event is `Done`."""
-        sampler = Sampler(sampling, self._tokenizer.size)
         stop = StopText(sampling.stop)
         started = first = time.perf_counter()
         stopped = False
-        for step in generate(
-            self._model, self._prompt, sampler, stop_tokens=self._tokenizer.stop_tokens, max_tokens=max_tokens
-        ):
+        boundaries = [i for i, token in enumerate(self._prompt) if token == self._tokenizer.start]
+        for step in self._engine.generate(Request(self._prompt, sampling, max_tokens, boundaries)):
             if not self._tokens:
                 first = time.perf_counter()
             self._tokens += 1

@@ -8,6 +8,7 @@
     ├── TokenizerError     a tokenizer.json that is missing or does not serve gpt-oss
     ├── HarmonyError       a conversation that cannot be rendered (never raised for a model's output)
     ├── ToolError          a tool that cannot be started or is misconfigured (never raised for what a model calls)
+    ├── BusyError          too many requests wait already
     └── RequestError       an argument of a call out of its range (also a ValueError)
 
 A message is one line that names the thing, what was expected, what was found, and the way out. The command
@@ -49,3 +50,7 @@ class ToolError(GptOssError):
 
 class RequestError(GptOssError, ValueError):
     """An argument is out of its range or contradicts another one."""
+
+
+class BusyError(GptOssError):
+    """Too many requests wait already; the same request may be served later."""

@@ -15,12 +15,12 @@ from . import hub
 from .cache import Cache
 from .config import ModelConfig
 from .conversation import Turn
-from .engine import PREFILL_CHUNK, StopText, check_tokens, generate
+from .engine import PREFILL_CHUNK, Engine, EngineOptions, Request, StopText, check_tokens
 from .errors import TokenizerError
 from .events import Done, Event, Reply
 from .history import History, ToolLike, to_conversation
 from .model import Model
-from .sampling import Sampler, SamplingParams
+from .sampling import SamplingParams
 from .tokenizer import StreamDecoder, Tokenizer
 from .weights import load_model
 
@@ -63,11 +63,19 @@ def load(
 class GptOss:
     """A model ready to run."""
 
-    def __init__(self, model: Model, config: ModelConfig, tokenizer: Tokenizer, folder: Path) -> None:
+    def __init__(
+        self,
+        model: Model,
+        config: ModelConfig,
+        tokenizer: Tokenizer,
+        folder: Path,
+        options: EngineOptions | None = None,
+    ) -> None:
         self.model = model
         self.config = config
         self.tokenizer = tokenizer
         self.folder = folder
+        self.engine = Engine(model, tokenizer.size, tokenizer.stop_tokens, options)
 
     @classmethod
     def from_folder(
@@ -147,11 +155,9 @@ class GptOss:
             RequestError: the prompt is empty or too long, or a setting is out of its range.
         """
         sampling = sampling or SamplingParams()
-        sampler = Sampler(sampling, self.tokenizer.size)
         decoder, stop = StreamDecoder(self.tokenizer), StopText(sampling.stop)
-        steps = generate(self.model, tokens, sampler, stop_tokens=self.tokenizer.stop_tokens, max_tokens=max_tokens)
         last: Token | None = None
-        for step in steps:
+        for step in self.engine.generate(Request(tokens, sampling, max_tokens)):
             if last is not None:
                 yield last
             text = "" if step.stopped else decoder.push(step.token)
@@ -190,7 +196,7 @@ class GptOss:
         if date == TODAY:
             date = datetime.date.today().isoformat()
         conversation = to_conversation(messages, effort=effort, instructions=instructions, tools=tools, date=date)
-        turn = Turn(self.model, self.tokenizer, conversation)
+        turn = Turn(self.engine, self.tokenizer, conversation)
         return turn.run(sampling or SamplingParams(), max_tokens)
 
     def chat(

@@ -127,17 +127,21 @@ Steps = st.lists(st.tuples(st.sampled_from(["add", "add", "rewind", "copy", "swa
 @pytest.mark.parametrize("window", [0, 1, 20, 128])
 @given(Steps)
 def test_rewinds_copies_and_snapshots_show_what_a_fresh_cache_would(window: int, steps: Any) -> None:
-    """Several caches that share buffers, each rewound and continued on its own, against plain lists."""
+    """Several caches that share buffers, each rewound and continued on its own, against plain lists.
+
+    With each goes the position from which on rewinds are certain: `SLACK` before the furthest that it has been at.
+    """
     first: Any = SlidingCache(window) if window else FullCache()
-    caches: list[tuple[Any, list[int]]] = [(first, [])]
+    caches: list[tuple[Any, list[int], int]] = [(first, [], 0)]
     fresh = 0
     for kind, number in steps:
-        cache, tokens = caches[-1]
+        cache, tokens, certain = caches[-1]
         if kind == "add":
             mx.eval(cache.state)
             seen = cache.update_and_fetch(numbered(fresh, number), -numbered(fresh, number))
             tokens += range(fresh, fresh + number)
             fresh += number
+            caches[-1] = cache, tokens, max(certain, len(tokens) - SLACK)
             kept = len(tokens) if not window else min(len(tokens), window - 1 + number)
             assert positions(seen[0]) == positions(-seen[1]) == tokens[len(tokens) - kept :]
         elif kind == "rewind":
@@ -148,16 +152,17 @@ def test_rewinds_copies_and_snapshots_show_what_a_fresh_cache_would(window: int,
                 del tokens[wanted:]
             else:
                 assert window
-                assert number > SLACK
+                assert wanted < certain
                 with pytest.raises(ValueError, match="no exact state"):
                     cache.rewind(wanted)
         elif kind == "swap":
             caches.insert(0, caches.pop())
         else:
             snapshot = window and kind == "snapshot"
-            caches.insert(0, (cache.snapshot() if snapshot else copy.copy(cache), list(tokens)))
-        assert [cache.offset for cache, _ in caches] == [len(tokens) for _, tokens in caches]
-    for cache, tokens in caches:
+            twin, certain = (cache.snapshot(), len(tokens)) if snapshot else (copy.copy(cache), certain)
+            caches.insert(0, (twin, list(tokens), certain))
+        assert [cache.offset for cache, *_ in caches] == [len(tokens) for _, tokens, _ in caches]
+    for cache, tokens, _ in caches:
         if tokens:
             last = (window - 1 if window else len(tokens)) or None
             assert positions(cache.state[0]) == (tokens[-last:] if last else [])
@@ -174,3 +179,50 @@ def test_a_snapshot_holds_little() -> None:
     cache = SlidingCache(128)
     cache.update_and_fetch(numbered(0, 5000), numbered(0, 5000))
     assert cache.snapshot().nbytes <= 2 * 2 * 4 * 4 * (127 + FIRST_STEP)
+
+
+@pytest.mark.parametrize("length", [1, 5, 400])
+def test_a_snapshot_goes_on(length: int) -> None:
+    """Though it holds nothing before its window to move along."""
+    cache = SlidingCache(128)
+    cache.update_and_fetch(numbered(0, 1000), numbered(0, 1000))
+    seen, _ = cache.snapshot().update_and_fetch(numbered(1000, length), numbered(1000, length))
+    assert positions(seen) == list(range(1000 - 127, 1000 + length))
+
+
+def test_a_sliding_cache_goes_on_from_the_earliest_position_it_can_be_rewound_to() -> None:
+    cache = SlidingCache(128)
+    for first in range(0, 1200, 300):
+        cache.update_and_fetch(numbered(first, 300), numbered(first, 300))
+    mx.eval(cache.state)
+    cache.rewind(min(offset for offset in range(1200) if cache.can_rewind(offset)))
+    before = cache.offset
+    seen, _ = cache.update_and_fetch(numbered(before, 600), numbered(before, 600))
+    assert positions(seen) == list(range(max(0, before - 127), before + 600))
+
+
+def test_a_rewound_copy_leaves_the_tokens_of_one_that_went_on() -> None:
+    ahead = FullCache()
+    ahead.update_and_fetch(numbered(0, 10), numbered(0, 10))
+    behind = copy.copy(ahead)
+    ahead.update_and_fetch(numbered(10, 5), numbered(10, 5))
+    mx.eval(ahead.state)
+    third = copy.copy(behind)
+    behind.rewind(5)
+    seen, _ = third.update_and_fetch(numbered(70, 3), numbered(70, 3))
+    assert positions(seen) == [*range(10), 70, 71, 72]
+    assert positions(ahead.state[0]) == list(range(15))
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_a_snapshot_of_all_that_a_buffer_holds_keeps_what_it_showed(heads: int) -> None:
+    """MLX may let it lie in the same memory, which the cache must then not write to again."""
+    cache = SlidingCache(STEP)
+    for position in range(STEP):
+        cache.update_and_fetch(numbered(position, 1)[:, :heads], numbered(position, 1)[:, :heads])
+    snapshot = cache.snapshot()
+    mx.eval(snapshot.state, cache.state)
+    cache.rewind(STEP - 10)
+    seen, _ = cache.update_and_fetch(numbered(900, 5)[:, :heads], numbered(900, 5)[:, :heads])
+    assert positions(seen)[-6:] == [STEP - 11, *range(900, 905)]
+    assert positions(snapshot.state[0]) == list(range(1, STEP))

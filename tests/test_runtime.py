@@ -36,14 +36,14 @@ class Scripted:
     def __init__(self, tokens: list[int]) -> None:
         self.left = list(tokens)
 
-    def __call__(self, *_: object) -> int:
+    def choose(self, *_: object) -> int:
         return self.left.pop(0)
 
 
 def scripted(toy: GptOss, monkeypatch: pytest.MonkeyPatch, text: str, **options: object) -> list[Event]:
     names = ("start", "end", "message", "channel", "constrain", "return", "call")
     tokens = biased(toy, text, names)
-    monkeypatch.setattr("gptoss_mlx.conversation.Sampler", lambda params, size: Scripted(tokens))
+    monkeypatch.setattr("gptoss_mlx.engine.sequence.Sampler", lambda params, size: Scripted(tokens))
     return list(toy.stream("q", max_tokens=len(tokens), **options))  # type: ignore[arg-type]
 
 

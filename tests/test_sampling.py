@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gptoss_mlx.engine.sequence import number
 from gptoss_mlx.errors import RequestError
 from gptoss_mlx.sampling import Sampler, SamplingParams
 
@@ -19,7 +20,7 @@ def draws(params: SamplingParams, logits: list[float], count: int, size: int | N
     sampler = Sampler(params, size or len(logits))
     history: list[int] = []
     for _ in range(count):
-        history.append(sampler(mx.array(logits), history))
+        history.append(sampler.choose(np.array(logits, np.float32), history, 0))
     return history
 
 
@@ -92,3 +93,51 @@ def test_logit_bias() -> None:
 def test_repetition_penalty_discourages_what_was_said() -> None:
     logits = [2.0, 1.9, 1.8]
     assert draws(SamplingParams(temperature=0, repetition_penalty=2.0), logits, 3) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("penalty", ["presence_penalty", "frequency_penalty"])
+def test_penalties_look_at_the_answer_only(penalty: str) -> None:
+    sampler = Sampler(SamplingParams(temperature=0, **{penalty: 0.5}), 3)  # type: ignore[arg-type]
+    logits = np.array([2.0, 1.7, 0.9], np.float32)
+    assert sampler.choose(logits, [0, 0, 0], 3) == 0
+    assert sampler.choose(logits, [0], 0) == 1
+    assert sampler.choose(logits, [0, 1, 0, 1, 0, 1], 0) == (0 if penalty == "presence_penalty" else 2)
+
+
+def test_a_bias_forbids() -> None:
+    bias = np.array([0.0, -np.inf, -np.inf], np.float32)
+    sampler = Sampler(SamplingParams(seed=1), 3)
+    assert {sampler.choose(np.array([0.0, 9.0, 9.0], np.float32), [1] * i, 0, bias) for i in range(30)} == {0}
+
+
+@given(st.integers(0, 2**32), st.integers(0, 10**6))
+def test_a_token_depends_on_the_seed_and_its_number_alone(seed: int, index: int) -> None:
+    logits = np.random.default_rng(seed).normal(size=2000).astype(np.float32)
+    first = Sampler(SamplingParams(seed=seed), 2000)
+    other = Sampler(SamplingParams(seed=seed), 2000)
+    other.choose(logits, [1] * 5, 0)
+    assert first.choose(logits, range(index), 0) == other.choose(logits, range(index + 3), 3)
+
+
+@given(st.integers(0, 500), st.floats(0.01, 1), st.floats(0, 1), st.integers(0, 40))
+def test_filters_are_mlx_lms(seed: int, top_p: float, min_p: float, top_k: int) -> None:
+    """The set of tokens that can come out, by either way of choosing."""
+    from gptoss_mlx.sampling import _filtered, _lazy_filters
+
+    params = SamplingParams(top_p=top_p, min_p=min_p, top_k=top_k)
+    logits = np.random.default_rng(seed).normal(size=300, scale=2).astype(np.float32)
+    lazy = mx.array(logits)[None] - mx.logsumexp(mx.array(logits))
+    for keep in _lazy_filters(params, 300):
+        lazy = keep(lazy)
+    ours, theirs = (set(np.flatnonzero(np.isfinite(a))) for a in (_filtered(logits, params), np.array(lazy[0])))
+    assert len(ours ^ theirs) <= 1  # one at the border, by rounding
+
+
+def test_lazy_choices_follow_the_softmax_and_the_seed() -> None:
+    logits = mx.array(np.log([0.5, 0.3, 0.15, 0.05]).astype(np.float32))
+    sampler, again = Sampler(SamplingParams(seed=1), 4), Sampler(SamplingParams(seed=1), 4)
+    found = [number(sampler.choose_lazily(logits, i)) for i in range(2000)]
+    assert found[:50] == [number(again.choose_lazily(logits, i)) for i in range(50)]
+    for token, share in enumerate([0.5, 0.3, 0.15, 0.05]):
+        assert abs(found.count(token) / 2000 - share) < 0.05
+    assert number(Sampler(SamplingParams(temperature=0), 4).choose_lazily(logits, 0)) == 0

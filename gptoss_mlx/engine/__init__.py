@@ -1,6 +1,20 @@
-"""The engine: token ids in, token ids out. It knows neither harmony nor a terminal."""
+"""The engine: token ids in, token ids out. It knows neither HTTP nor a terminal."""
 
-from .generate import PREFILL_CHUNK, Generated, check_tokens, generate, prefill
+from .prefill import PREFILL_CHUNK, check_tokens, prefill
+from .request import Figures, Generated, Guide, Request, TokenLogprobs
+from .scheduler import Engine, EngineOptions
 from .stop import StopText
 
-__all__ = ["PREFILL_CHUNK", "Generated", "StopText", "check_tokens", "generate", "prefill"]
+__all__ = [
+    "PREFILL_CHUNK",
+    "Engine",
+    "EngineOptions",
+    "Figures",
+    "Generated",
+    "Guide",
+    "Request",
+    "StopText",
+    "TokenLogprobs",
+    "check_tokens",
+    "prefill",
+]

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gptoss_mlx.engine import check_tokens
-from gptoss_mlx.engine.generate import prefill
+from gptoss_mlx.engine.prefill import prefill
 from gptoss_mlx.errors import CheckpointError
 from gptoss_mlx.runtime import GptOss
 

@@ -1,0 +1,129 @@
+"""Drafts: guesses at the next tokens, which one pass over the weights verifies together.
+
+A draft is accepted as far as its tokens are the ones that the sampler chooses anyway, each with the random number of
+its place. So speculation changes no token, and accepts a guess exactly as often as rejection sampling against it
+would: with the probability that the model gives it.
+
+How long a draft should be is not a constant. Verifying n tokens costs what such passes were measured to take here,
+and gains what drafts of this sequence were seen to gain; where that does not pay, nothing is drafted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+LENGTHS = (0, 2, 4, 8, 16)
+"""Drafted tokens that are considered."""
+
+LONGEST, SHORTEST = 5, 2
+"""Tokens of context by which the continuation is looked up."""
+
+
+class Drafter(Protocol):
+    """Guesses how a sequence goes on."""
+
+    def draft(self, tokens: Sequence[int], count: int) -> list[int]:
+        """Up to `count` tokens that may follow. `tokens` only ever grows between calls, by what was accepted."""
+
+
+class PromptLookup:
+    """Guesses that what followed the same few tokens before follows again."""
+
+    def __init__(self) -> None:
+        self._seen = 0
+        self._found: int | None = None
+        self._ends: list[dict[tuple[int, ...], int]] = [{} for _ in range(SHORTEST, LONGEST + 1)]
+
+    def draft(self, tokens: Sequence[int], count: int) -> list[int]:
+        """The tokens behind the last place where the longest possible context stood; then those guesses, repeated."""
+        if self._seen < len(tokens):
+            self._learn(tokens, len(tokens) - 1)  # all but the context that ends right here
+            self._found = self._find(tokens)
+            self._learn(tokens, len(tokens))
+        if self._found is None:
+            return []
+        guess = list(tokens[self._found : self._found + count])
+        return [guess[i % len(guess)] for i in range(count)]
+
+    def _find(self, tokens: Sequence[int]) -> int | None:
+        for size in range(min(LONGEST, len(tokens)), SHORTEST - 1, -1):
+            found = self._ends[size - SHORTEST].get(tuple(tokens[-size:]))
+            if found is not None:
+                return found
+        return None
+
+    def _learn(self, tokens: Sequence[int], last: int) -> None:
+        for end in range(self._seen + 1, last + 1):
+            for size in range(SHORTEST, min(LONGEST, end) + 1):
+                self._ends[size - SHORTEST][tuple(tokens[end - size : end])] = end
+        self._seen = max(self._seen, last)
+
+
+class Costs:
+    """How long a pass over some rows takes, in seconds, as it was measured here."""
+
+    WEIGHT = 0.2  # of a new measurement
+
+    def __init__(self) -> None:
+        self._seconds: dict[int, float] = {}
+
+    def record(self, rows: int, seconds: float) -> None:
+        """Take a measurement. Outliers, such as a first pass that maps weights, count little."""
+        known = self._seconds.get(rows)
+        if known is None:
+            self._seconds[rows] = seconds
+        else:
+            self._seconds[rows] = known + self.WEIGHT * (min(seconds, 2 * known) - known)
+
+    def of(self, rows: int) -> float:
+        """Of a pass over `rows` rows: measured, or between its neighbours, or a cheap guess that gets it measured."""
+        if rows in self._seconds:
+            return self._seconds[rows]
+        below = max((known for known in self._seconds if known < rows), default=None)
+        above = min((known for known in self._seconds if known > rows), default=None)
+        if below is None:
+            return self._seconds[above] if above is not None else 1.0
+        if above is None:
+            return self._seconds[below] * (1 + 0.02 * (rows - below))
+        share = (rows - below) / (above - below)
+        return self._seconds[below] * (1 - share) + self._seconds[above] * share
+
+
+class Speculation:
+    """Decides for one sequence how many tokens to draft, and learns from what became of drafts.
+
+    What was not drafted is learned from as well: the next token shows whether the first guess would have been right.
+    """
+
+    WEIGHT = 0.1
+
+    def __init__(self, drafter: Drafter) -> None:
+        self._drafter = drafter
+        self._rate = 0.3  # how often a guess was right, given that those before it were
+        self._guess: list[int] = []
+
+    def draft(self, tokens: Sequence[int], most: int, rows: int, costs: Costs) -> list[int]:
+        """The tokens to verify with the next pass; none where that would not pay.
+
+        Args:
+            tokens: the sequence so far.
+            most: tokens for which there is room.
+            rows: of the pass without a draft.
+            costs: of passes.
+        """
+        self._guess = self._drafter.draft(tokens, max(LENGTHS))
+        allowed = min(most, len(self._guess))
+        best = max((n for n in LENGTHS if n <= allowed), key=lambda n: self._speed(n, rows, costs), default=0)
+        return self._guess[:best]
+
+    def learn(self, chosen: Sequence[int]) -> None:
+        """Take the tokens that the pass gave, to hold the guess against."""
+        for guess, token in zip(self._guess, chosen, strict=False):
+            self._rate += self.WEIGHT * ((guess == token) - self._rate)
+            if guess != token:
+                break
+
+    def _speed(self, drafted: int, rows: int, costs: Costs) -> float:
+        gained = sum(self._rate**i for i in range(1, drafted + 1))
+        return (rows + gained) / costs.of(rows + drafted)

@@ -1,0 +1,301 @@
+"""The scheduler: many sequences over one pass of the weights.
+
+A step reads a chunk of one prompt, if one waits to be read, and gives every sequence that is decoding its next token,
+all in one pass: sequences join and leave at every step. Whoever waits for a token drives the engine for all, so a
+program of one sequence needs no thread, and a server may have a thread per request.
+
+Warm equals cold: what a sequence gives does not depend on its company, on the sizes of chunks, on what was found in
+the store of prefixes, or on drafts. On a CPU with native kernels that holds to the last bit: products of a prompt
+round in one way and those of decoding in another (`kernels.rounding`), whatever stands beside them, so what a prompt
+left behind serves every later prompt. What decoding left behind is not what a prompt would have left behind, and is
+used again only where the two agree: in exact mode, and on a GPU as far as anything does there.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+
+from gptoss_mlx import kernels
+from gptoss_mlx.cache import Cache, Segments
+from gptoss_mlx.errors import BusyError, GptOssError, RequestError
+from gptoss_mlx.model import Model
+from gptoss_mlx.sampling import Logits
+
+from .drafts import Costs
+from .prefill import PREFILL_CHUNK, check_tokens
+from .prefix import PrefixStore
+from .request import Generated, Request
+from .sequence import Sequence, number
+
+CHECKPOINT = 4096
+"""Tokens of a prompt after which its state is remembered even without a boundary."""
+
+PATIENCE = 0.5
+"""Seconds that reading a prompt may keep decoding sequences waiting per step."""
+
+SMALLEST_CHUNK = 32
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What an engine may take.
+
+    Raises:
+        RequestError: a number is out of its range.
+    """
+
+    max_sequences: int = 8
+    """Sequences that run together; others wait."""
+    max_waiting: int = 256
+    """Sequences that wait; more are refused."""
+    prefix_bytes: int = 2 << 30
+    """Memory for the states of earlier prompts; 0 remembers nothing."""
+    speculate: bool = True
+    """Whether to draft tokens from what was said before, where that pays."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("max_sequences", 1), ("max_waiting", 0), ("prefix_bytes", 0)):
+            if getattr(self, name) < least:
+                raise RequestError(f"{name}: {least} or more expected, {getattr(self, name)} found")
+
+
+class Engine:
+    """Continues sequences with one model. Any thread may ask.
+
+    Args:
+        model: any.
+        vocabulary: ids that the tokenizer knows; others are never chosen.
+        stop_tokens: ids that end a sequence.
+        options: what the engine may take.
+        fits: whether a sequence of so many tokens may be admitted now, beside those that run; raises GptOssError
+            where it never could.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        vocabulary: int,
+        stop_tokens: Collection[int],
+        options: EngineOptions | None = None,
+        fits: Callable[[int], bool] | None = None,
+    ) -> None:
+        self.model = model
+        self.options = options or EngineOptions()
+        self.prefixes = PrefixStore(self.options.prefix_bytes)
+        self._vocabulary = vocabulary
+        self._stop_tokens = frozenset(stop_tokens)
+        self._fits = fits or (lambda _: True)
+        self._lock = threading.RLock()
+        self._waiting: deque[Sequence] = deque()
+        self._running: list[Sequence] = []
+        self._costs = Costs()
+        self._prefill_speed = 0.0  # tokens per second, as last seen
+
+    @property
+    def running(self) -> int:
+        """Sequences that have been admitted and are not finished."""
+        return len(self._running)
+
+    @property
+    def waiting(self) -> int:
+        """Sequences that are not admitted yet."""
+        return len(self._waiting)
+
+    def submit(self, request: Request) -> Sequence:
+        """Queue a request; `outputs` gives its tokens.
+
+        Raises:
+            RequestError: the prompt is empty, too long, or has ids that the model does not know.
+            BusyError: too many wait already.
+            GptOssError: there can never be memory for it.
+        """
+        check_tokens(self.model, request.prompt)
+        room = self.model.args.max_position_embeddings - len(request.prompt)
+        if room < 1:
+            raise RequestError(
+                f"tokens: fewer than {self.model.args.max_position_embeddings} leave room for an answer, "
+                f"{len(request.prompt)} found; shorten the conversation"
+            )
+        sequence = Sequence(request, self._vocabulary, room, self._stop_tokens)
+        self._fits(len(request.prompt) + sequence.left)
+        with self._lock:
+            if len(self._waiting) >= self.options.max_waiting:
+                raise BusyError(f"{len(self._waiting)} requests wait already; try again later")
+            self._waiting.append(sequence)
+        return sequence
+
+    def cancel(self, sequence: Sequence) -> None:
+        """Let a sequence go; it takes no part in further steps."""
+        sequence.cancelled = True
+        with self._lock:
+            self._retire()
+
+    def outputs(self, sequence: Sequence) -> Iterator[Generated]:
+        """The tokens of a sequence as they come. Closing the iterator cancels what is left.
+
+        Raises:
+            GptOssError: the sequence could not go on.
+        """
+        try:
+            while True:
+                while sequence.outbox:
+                    yield sequence.outbox.popleft()
+                if sequence.error is not None:
+                    raise sequence.error
+                if sequence.finished or sequence.cancelled:
+                    return
+                with self._lock:
+                    if not sequence.outbox and not sequence.finished and not sequence.cancelled:
+                        self.step()
+        finally:
+            if not sequence.finished:
+                self.cancel(sequence)
+
+    def generate(self, request: Request) -> Iterator[Generated]:
+        """`submit` and `outputs` at once."""
+        return self.outputs(self.submit(request))
+
+    def step(self) -> None:
+        """Read a chunk of a prompt, and give every decoding sequence its next token."""
+        with self._lock:
+            self._retire()
+            self._admit()
+            decoding = [sequence for sequence in self._running if sequence.is_decoding]
+            reading = next((sequence for sequence in self._running if not sequence.is_decoding), None)
+            if reading is not None:
+                self._guarded(self._read, reading, self._chunk(bool(decoding)))
+                self._running.remove(reading)  # the next one's turn
+                self._running.append(reading)
+            if decoding:
+                self._decode(decoding)
+            self._retire()
+
+    def _retire(self) -> None:
+        for sequence in [s for s in self._running if s.finished or s.cancelled]:
+            if sequence.finished and not sequence.error and self._steps_serve_prompts():
+                sequence.settle()
+                self.prefixes.add(sequence.tokens[: sequence.offset], sequence.caches)
+            self._running.remove(sequence)
+            sequence.caches = []
+        if any(sequence.cancelled for sequence in self._waiting):
+            self._waiting = deque(sequence for sequence in self._waiting if not sequence.cancelled)
+
+    def _steps_serve_prompts(self) -> bool:
+        exact = kernels.exact() if self.model.exact is None else self.model.exact
+        return exact or not kernels.native()
+
+    def _admit(self) -> None:
+        while self._waiting and len(self._running) < self.options.max_sequences:
+            sequence = self._waiting[0]
+            if self._running and not self._fits(len(sequence.tokens) + sequence.left):
+                return
+            self._waiting.popleft()
+            found = self.prefixes.find(sequence.tokens, sequence.prompt - 1)
+            position, sequence.caches = found if found is not None else (0, self.model.make_cache())
+            sequence.figures.cached_tokens = position
+            if self.options.speculate:
+                sequence.speculate()
+            self._running.append(sequence)
+
+    def _chunk(self, others: bool) -> int:
+        if not others or not self._prefill_speed:
+            return PREFILL_CHUNK if not others else SMALLEST_CHUNK
+        return max(SMALLEST_CHUNK, min(PREFILL_CHUNK, int(self._prefill_speed * PATIENCE)))
+
+    def _read(self, sequence: Sequence, chunk: int) -> None:
+        """Read the next tokens of a prompt, remember the states that later prompts may want, choose the first token."""
+        first, last = sequence.offset, min(sequence.offset + chunk, sequence.prompt)
+        started = time.perf_counter()
+        with kernels.rounding("prompt"):
+            hidden = self.model.hidden(mx.array([sequence.tokens[first:last]]), sequence.caches)
+        logits = self._logits(hidden[:, -1:]) if last == sequence.prompt else None
+        mx.eval(hidden, [cache.state for cache in sequence.caches])
+        self._prefill_speed = (last - first) / (time.perf_counter() - started)
+        self._remember(sequence, first, last)
+        if logits is not None:
+            sequence.take(list(logits), [])
+
+    def _remember(self, sequence: Sequence, first: int, last: int) -> None:
+        if not self.options.prefix_bytes:
+            return
+        wanted = {*sequence.request.boundaries, *range(0, sequence.prompt, CHECKPOINT), sequence.prompt}
+        for position in sorted(p for p in wanted if first < p <= last):
+            states: list[Cache] = [cache.at(position) for cache in sequence.caches]
+            self.prefixes.add(sequence.tokens[:position], states)
+
+    def _decode(self, sequences: list[Sequence]) -> None:
+        if len(sequences) == 1 and len(self._running) == 1 and not self._waiting and self._runs_ahead(sequences[0]):
+            self._guarded(self._decode_ahead, sequences[0])
+            return
+        for sequence in sequences:
+            sequence.settle()
+        ready = [sequence for sequence in sequences if not sequence.finished]
+        if ready:
+            self._decode_together(ready)
+
+    def _decode_together(self, sequences: list[Sequence]) -> None:
+        pending = [sequence.tokens[sequence.offset :] for sequence in sequences]
+        rows = sum(map(len, pending))
+        drafts = [sequence.draft(rows, self._costs) for sequence in sequences]
+        parts = [tokens + drafted for tokens, drafted in zip(pending, drafts, strict=True)]
+        ends = list(itertools.accumulate(map(len, parts)))
+        wanted = [i for end, drafted in zip(ends, drafts, strict=True) for i in range(end - 1 - len(drafted), end)]
+        started = time.perf_counter()
+        hidden = self._hidden([token for part in parts for token in part], sequences, [len(part) for part in parts])
+        logits = iter(self._logits(hidden[:, mx.array(wanted)] if len(wanted) < ends[-1] else hidden))
+        self._costs.record(ends[-1], time.perf_counter() - started)
+        for sequence, drafted in zip(sequences, drafts, strict=True):
+            own = list(itertools.islice(logits, 1 + len(drafted)))
+            self._guarded(sequence.take, own, drafted, of=sequence)
+
+    def _hidden(self, tokens: list[int], sequences: list[Sequence], lengths: list[int]) -> mx.array:
+        caches: list[Cache] | list[Segments] = sequences[0].caches
+        if len(sequences) > 1:
+            caches = [Segments(layer, lengths) for layer in zip(*(s.caches for s in sequences), strict=True)]
+        with kernels.rounding("step"):
+            return self.model.hidden(mx.array([tokens]), caches)
+
+    def _logits(self, hidden: mx.array) -> Logits:
+        """Logits (T, vocabulary) of hidden (1, T, hidden), where NumPy can see them."""
+        with kernels.rounding("step"):
+            return np.array(self.model.logits(hidden)[0].astype(mx.float32), copy=False)
+
+    def _runs_ahead(self, sequence: Sequence) -> bool:
+        """Whether the next step can be under way before this one's token is known."""
+        cheap = kernels.on_gpu() or sequence.request.sampling.temperature == 0  # else NumPy chooses faster
+        return cheap and sequence.is_plain and not sequence.wants_draft(self._costs)
+
+    def _decode_ahead(self, sequence: Sequence) -> None:
+        token, sequence.ahead = sequence.ahead, None
+        if token is None:
+            token = self._start(sequence, mx.array(sequence.tokens[sequence.offset :]), 0)
+        if sequence.left > 1:
+            sequence.ahead = self._start(sequence, token, 1)
+        sequence.push(number(token))
+        if sequence.finished:
+            sequence.ahead = None
+
+    def _start(self, sequence: Sequence, tokens: mx.array, further: int) -> mx.array:
+        with kernels.rounding("step"):
+            logits = self.model(tokens[None], sequence.caches, positions=slice(-1, None))[0, -1]
+        token = sequence.choose_lazily(logits, further)
+        mx.async_eval(token)
+        return token
+
+    def _guarded(self, act: Callable[..., None], *arguments: object, of: Sequence | None = None) -> None:
+        """What goes wrong with one sequence ends that sequence."""
+        try:
+            act(*arguments)
+        except GptOssError as error:
+            sequence = of if of is not None else arguments[0]
+            if not isinstance(sequence, Sequence):
+                raise
+            sequence.error, sequence.finished = error, True

@@ -1,0 +1,158 @@
+"""One sequence in the engine: its tokens, its caches, and what comes out of it."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Collection
+
+import mlx.core as mx
+import numpy as np
+
+from gptoss_mlx.cache import Cache
+from gptoss_mlx.errors import GptOssError
+from gptoss_mlx.sampling import Logits, Sampler
+
+from .drafts import Costs, PromptLookup, Speculation
+from .masks import mask_bias
+from .request import Figures, Generated, Request, TokenLogprobs
+
+
+class Sequence:
+    """A request on its way. The engine moves it on; whoever asked takes `outbox` until `finished`."""
+
+    def __init__(self, request: Request, vocabulary: int, room: int, stop_tokens: Collection[int]) -> None:
+        self.request = request
+        self.prompt = len(request.prompt)
+        self.tokens = list(request.prompt)
+        self.caches: list[Cache] = []
+        self.outbox: deque[Generated] = deque()
+        self.figures = Figures(prompt_tokens=self.prompt)
+        self.finished = self.cancelled = False
+        self.error: GptOssError | None = None
+        self.ahead: mx.array | None = None  # the next token, chosen but not waited for
+        self._left = room if request.max_tokens is None else min(request.max_tokens, room)
+        self._stop_tokens = stop_tokens
+        self._sampler = Sampler(request.sampling, vocabulary)
+        self._speculation: Speculation | None = None
+        self._started = time.perf_counter()
+
+    @property
+    def offset(self) -> int:
+        """Tokens that the caches hold."""
+        return self.caches[0].offset
+
+    @property
+    def is_decoding(self) -> bool:
+        """Whether the whole prompt has been read."""
+        return len(self.tokens) > self.prompt
+
+    @property
+    def left(self) -> int:
+        """Tokens that may still come."""
+        return self._left
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether tokens can be chosen without looking at logits, masks or history on the way."""
+        request = self.request
+        return request.guide is None and request.logprobs is None and not request.sampling.adjusts
+
+    def speculate(self) -> None:
+        """Guess at the tokens to come from now on."""
+        self._speculation = Speculation(PromptLookup())
+
+    def draft(self, rows: int, costs: Costs) -> list[int]:
+        """Guesses to verify behind the tokens that the caches lack."""
+        if self._speculation is None:
+            return []
+        drafted = self._speculation.draft(self.tokens, self._left - 1, rows, costs)
+        self.figures.drafted_tokens += len(drafted)
+        return drafted
+
+    def wants_draft(self, costs: Costs) -> bool:
+        """Whether a draft behind the last token would pay."""
+        return self._speculation is not None and bool(self._speculation.draft(self.tokens, self._left - 1, 1, costs))
+
+    def settle(self) -> None:
+        """Wait for a token that was chosen ahead, so that tokens and caches are in step."""
+        if self.ahead is not None:
+            token, self.ahead = self.ahead, None
+            if not self.finished:
+                self.push(number(token))
+
+    def take(self, rows: list[Logits], drafted: list[int]) -> None:
+        """Choose tokens from the logits behind the last token and behind each drafted one, as far as these hold.
+
+        The caches hold all drafted tokens then; they are rewound to what came true.
+        """
+        chosen: list[int] = []
+        for i, logits in enumerate(rows):
+            chosen.append(self._choose(logits))
+            if self.finished or i == len(drafted) or drafted[i] != chosen[-1]:
+                break
+        self.figures.accepted_tokens += len(chosen) - 1
+        if self._speculation is not None:
+            self._speculation.learn(chosen)
+        if drafted:
+            self._rewind(self.offset - len(drafted) + len(chosen) - 1)
+        if not self.finished:
+            self._force()
+
+    def choose_lazily(self, logits: mx.array, further: int = 0) -> mx.array:
+        """The token that comes `further` behind the next one (1,), not evaluated."""
+        return self._sampler.choose_lazily(logits, len(self.tokens) - self.prompt + further)
+
+    def push(self, token: int, *, forced: bool = False, logprobs: TokenLogprobs | None = None) -> None:
+        """Take the next token."""
+        if not self.figures.generated_tokens:
+            self.figures.prompt_seconds = time.perf_counter() - self._started
+        self.tokens.append(token)
+        self.figures.generated_tokens += 1
+        self._left -= 1
+        stopped = token in self._stop_tokens
+        self.finished = stopped or self._left <= 0
+        self.outbox.append(Generated(token, stopped, forced, logprobs))
+
+    def _choose(self, logits: Logits) -> int:
+        guide, bias = self.request.guide, None
+        if guide is not None:
+            mask = guide.mask()
+            bias = None if mask is None else mask_bias(mask, len(logits))
+        token = self._sampler.choose(logits, self.tokens, self.prompt, bias)
+        if guide is not None:
+            guide.accept(token)
+        count = self.request.logprobs
+        self.push(token, logprobs=None if count is None else logprobs_of(logits, token, count))
+        return token
+
+    def _force(self) -> None:
+        guide = self.request.guide
+        if guide is None:
+            return
+        for token in guide.forced():
+            if self.finished:
+                return
+            guide.accept(token)
+            self.push(token, forced=True)
+
+    def _rewind(self, offset: int) -> None:
+        for cache in self.caches:
+            if cache.offset != offset:
+                cache.rewind(offset)
+
+
+def logprobs_of(logits: Logits, token: int, count: int) -> TokenLogprobs:
+    """Log-probabilities of a token and of the `count` likeliest ones, from logits (vocabulary,)."""
+    top = logits.max()
+    norm = float(top) + float(np.log(np.exp(logits - top).sum(dtype=np.float64)))
+    best = (
+        np.argpartition(-logits, count - 1)[:count] if 0 < count < len(logits) else np.arange(min(count, len(logits)))
+    )
+    ordered = sorted(best.tolist(), key=lambda i: (-logits[i], i))
+    return TokenLogprobs(float(logits[token]) - norm, tuple((i, float(logits[i]) - norm) for i in ordered))
+
+
+def number(token: mx.array) -> int:
+    """The id in an array of one, waited for."""
+    return int(np.array(token).reshape(()))

@@ -1,0 +1,314 @@
+"""The engine: what comes out does not depend on company, chunks, reuse, drafts or cancelled neighbours."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from checkpoints import Shape, build
+from gptoss_mlx import kernels
+from gptoss_mlx.engine import Engine, EngineOptions, Generated, Request, scheduler
+from gptoss_mlx.engine.masks import Mask
+from gptoss_mlx.errors import BusyError, GptOssError, RequestError
+from gptoss_mlx.model import Model
+from gptoss_mlx.sampling import SamplingParams
+from gptoss_mlx.weights import load_model
+
+VOCABULARY = 128
+ALONE = EngineOptions(prefix_bytes=0, speculate=False)
+MANY = EngineOptions(prefix_bytes=1 << 30, speculate=True, max_sequences=3)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return load_model(build(tmp_path_factory.mktemp("tiny"), Shape(seed=11)))[0]
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that prompts of a few dozen tokens are read in several steps."""
+    monkeypatch.setattr(scheduler, "SMALLEST_CHUNK", 7)
+    monkeypatch.setattr(scheduler, "PREFILL_CHUNK", 19)
+    monkeypatch.setattr(scheduler, "CHECKPOINT", 10)
+
+
+def engine(model: Model, options: EngineOptions | None = None, stop: Sequence[int] = ()) -> Engine:
+    return Engine(model, VOCABULARY, stop, options)
+
+
+def tokens(steps: Iterator[Generated]) -> list[int]:
+    return [step.token for step in steps]
+
+
+def plain_loop(model: Model, request: Request) -> list[int]:
+    """The definition: one pass per token over all that came before, nothing kept but the caches."""
+    from gptoss_mlx.engine import prefill
+    from gptoss_mlx.sampling import Sampler
+
+    caches, found = model.make_cache(), list(request.prompt)
+    logits = prefill(model, found, caches)
+    sampler = Sampler(request.sampling, VOCABULARY)
+    for _ in range(request.max_tokens or 0):
+        found.append(sampler.choose(np.array(logits.astype(mx.float32)), found, len(request.prompt)))
+        with kernels.rounding("step"):
+            logits = model(mx.array([found[-1:]]), caches)[0, -1]
+    return found[len(request.prompt) :]
+
+
+PROMPTS = st.lists(st.integers(0, 3), min_size=1, max_size=70)
+SAMPLINGS = st.builds(
+    SamplingParams,
+    temperature=st.sampled_from([0.0, 0.7, 1.5]),
+    seed=st.integers(0, 50),
+    top_p=st.sampled_from([1.0, 0.8]),
+    repetition_penalty=st.sampled_from([1.0, 1.3]),
+)
+REQUESTS = st.builds(
+    Request,
+    prompt=PROMPTS,
+    sampling=SAMPLINGS,
+    max_tokens=st.integers(1, 30),
+    boundaries=st.lists(st.integers(1, 60), max_size=3),
+)
+
+
+@settings(max_examples=30)
+@given(request=REQUESTS)
+def test_one_sequence_is_the_plain_loop(request: Request, model: Model) -> None:
+    assert tokens(engine(model, ALONE).generate(request)) == plain_loop(model, request)
+
+
+@settings(max_examples=40, deadline=None)
+@given(requests=st.lists(st.tuples(REQUESTS, st.integers(0, 6), st.booleans()), min_size=1, max_size=6), data=st.data())
+def test_company_reuse_and_drafts_change_no_token(requests: list[Any], data: st.DataObject, model: Model) -> None:
+    """Sequences that join at random steps, some cancelled on the way, with a store that all of them fill and use."""
+    shared, joined = engine(model, MANY), []
+    for request, later, cancelled in requests:
+        for _ in range(later):
+            shared.step()
+        sequence = shared.submit(request)
+        joined.append((request, sequence, cancelled))
+        if cancelled:
+            for _ in range(data.draw(st.integers(0, 5))):
+                shared.step()
+            shared.cancel(sequence)
+    while shared.running or shared.waiting:
+        shared.step()
+    for request, sequence, cancelled in joined:
+        wanted = tokens(engine(model, ALONE).generate(request))
+        found = [step.token for step in sequence.outbox]
+        assert found == wanted[: len(found)]
+        assert cancelled or found == wanted
+
+
+@settings(max_examples=30, deadline=None)
+@given(turns=st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=40), min_size=2, max_size=5), data=st.data())
+def test_later_turns_reuse_and_give_what_a_fresh_run_gives(turns: Any, data: st.DataObject, model: Model) -> None:
+    """A conversation that grows, and that goes back behind what was said, as harmony does with old thoughts."""
+    shared = engine(model, MANY)
+    prompt: list[int] = []
+    boundaries: list[int] = []
+    for turn in turns:
+        prompt = prompt[: data.draw(st.sampled_from([0, *boundaries, len(prompt)]))]
+        boundaries = [b for b in boundaries if b < len(prompt)] + [len(prompt)]
+        prompt = [*prompt, *turn]
+        request = Request(prompt, SamplingParams(seed=1), 9, boundaries)
+        found = tokens(shared.generate(request))
+        assert found == tokens(engine(model, ALONE).generate(request))
+        prompt = prompt + found
+
+
+def test_a_prompt_is_read_once(model: Model) -> None:
+    shared = engine(model, MANY)
+    first = [int(t) for t in np.random.default_rng(0).integers(0, VOCABULARY, 100)]
+    list(shared.generate(Request(first, SamplingParams(temperature=0), 5, boundaries=[80])))
+    again = shared.submit(Request([*first[:90], 1, 2, 3], SamplingParams(temperature=0), 5))
+    list(shared.outputs(again))
+    assert again.figures.cached_tokens == 90  # a checkpoint
+    more = shared.submit(Request([*first, 7, 7], SamplingParams(temperature=0), 5))
+    list(shared.outputs(more))
+    assert more.figures.cached_tokens == 100
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_what_decoding_left_is_reused_only_where_it_is_what_a_prompt_leaves(
+    exact: bool, model: Model, native: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model, "exact", exact)
+    shared, prompt = engine(model, MANY), [1, 2, 3, 4, 5, 6, 7, 8]
+    found = tokens(shared.generate(Request(prompt, SamplingParams(seed=1), 12)))
+    again = shared.submit(Request([*prompt, *found, 9], SamplingParams(seed=1), 3))
+    assert tokens(shared.outputs(again)) == tokens(engine(model, ALONE).generate(again.request))
+    assert again.figures.cached_tokens == (len(prompt) + len(found) - 1 if exact else len(prompt))
+
+
+def test_repetitions_are_drafted_and_accepted(model: Model) -> None:
+    shared = engine(model, EngineOptions(prefix_bytes=0))
+    forced = SamplingParams(temperature=0, logit_bias={5: 1e4})
+    sequence = shared.submit(Request([5] * 30, forced, 60))
+    assert tokens(shared.outputs(sequence)) == [5] * 60
+    assert sequence.figures.accepted_tokens > 20
+
+
+def test_a_stop_token_ends(model: Model) -> None:
+    request = Request([1, 2, 3], SamplingParams(temperature=0), 40)
+    found = tokens(engine(model).generate(request))
+    stop = found[7]
+    steps = list(engine(model, stop=[stop]).generate(request))
+    assert [step.token for step in steps] == found[: found.index(stop) + 1]
+    assert [step.stopped for step in steps] == [False] * found.index(stop) + [True]
+
+
+def test_the_context_s_end_ends(tmp_path: Any) -> None:
+    model = load_model(build(tmp_path, Shape(seed=1)))[0]
+    model.args = replace(model.args, max_position_embeddings=40)
+    assert len(tokens(engine(model).generate(Request([1] * 33)))) == 7
+    with pytest.raises(RequestError, match="room for an answer"):
+        engine(model).submit(Request([1] * 40))
+
+
+class Alternating:
+    """Allows one of two tokens in turn, and leaves no choice after the first."""
+
+    def __init__(self) -> None:
+        self.taken: list[int] = []
+
+    def mask(self) -> Mask:
+        mask = np.zeros(4, np.uint32)
+        wanted = 40 + len(self.taken) % 2
+        mask[wanted // 32] = 1 << (wanted % 32)
+        return mask
+
+    def accept(self, token: int) -> None:
+        self.taken.append(token)
+
+    def forced(self) -> list[int]:
+        return [41, 40, 41] if len(self.taken) == 1 else []
+
+
+def test_a_guide_binds_and_forces(model: Model) -> None:
+    guide = Alternating()
+    steps = list(engine(model).generate(Request([1, 2, 3], SamplingParams(seed=2), 9, guide=guide)))
+    assert [step.token for step in steps] == guide.taken == [40, 41] * 4 + [40]
+    assert [step.forced for step in steps] == [False, True, True, True, *[False] * 5]
+
+
+class Failing(Alternating):
+    """Gives up at its third token."""
+
+    def mask(self) -> Mask:
+        if len(self.taken) >= 5:
+            raise RequestError("guide: lost")
+        return super().mask()
+
+
+def test_what_goes_wrong_with_one_sequence_ends_that_one(model: Model) -> None:
+    shared = engine(model, MANY)
+    request = Request([4, 5, 6], SamplingParams(seed=9), 20)
+    good = shared.submit(request)
+    with pytest.raises(GptOssError, match="lost"):
+        list(shared.generate(Request([1, 2, 3], guide=Failing(), max_tokens=20)))
+    assert tokens(shared.outputs(good)) == tokens(engine(model, ALONE).generate(request))
+    assert shared.running == 0
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 20])
+def test_logprobs_are_those_of_a_fresh_pass(count: int, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "exact", True)
+    request = Request([1, 2, 3, 4], SamplingParams(temperature=0.8, seed=3), 6, logprobs=count)
+    steps = list(engine(model).generate(request))
+    for i, step in enumerate(steps):
+        prefix = [1, 2, 3, 4, *(earlier.token for earlier in steps[:i])]
+        logits = np.array(model(mx.array([prefix]))[0, -1]).astype(np.float64)
+        wanted = logits - np.log(np.exp(logits - logits.max()).sum()) - logits.max()
+        assert step.logprobs is not None
+        assert step.logprobs.logprob == pytest.approx(wanted[step.token], abs=1e-5)
+        assert len(step.logprobs.top) == count
+        assert [t for t, _ in step.logprobs.top] == np.argsort(-wanted)[:count].tolist()
+        assert [p for _, p in step.logprobs.top] == pytest.approx(np.sort(wanted)[::-1][:count], abs=1e-5)
+
+
+def test_closing_the_iterator_frees_the_place(model: Model) -> None:
+    shared = engine(model)
+    steps = shared.generate(Request([1, 2, 3], max_tokens=100))
+    next(steps)
+    assert shared.running == 1
+    steps.close()  # type: ignore[attr-defined]
+    assert shared.running == shared.waiting == 0
+
+
+def test_a_full_queue_refuses(model: Model) -> None:
+    shared = engine(model, EngineOptions(max_sequences=1, max_waiting=2))
+    held = [shared.submit(Request([1], max_tokens=3)) for _ in range(2)]
+    with pytest.raises(BusyError, match="2 requests wait"):
+        shared.submit(Request([1]))
+    for sequence in held:
+        assert len(tokens(shared.outputs(sequence))) == 3
+    assert len(tokens(shared.generate(Request([1], max_tokens=3)))) == 3
+
+
+def test_memory_decides_who_is_admitted(model: Model) -> None:
+    running: list[int] = []
+
+    def fits(count: int) -> bool:
+        if count > 50:
+            raise RequestError(f"context: {count} tokens do not fit")
+        return len(running) == 0
+
+    shared = Engine(model, VOCABULARY, (), None, fits)
+    with pytest.raises(RequestError, match="60 tokens do not fit"):
+        shared.submit(Request([1] * 50, max_tokens=10))
+    first, second = (shared.submit(Request([1], max_tokens=5)) for _ in range(2))
+    running.append(1)
+    shared.step()
+    assert (shared.running, shared.waiting) == (1, 1)
+    running.clear()
+    assert [len(tokens(shared.outputs(s))) for s in (first, second)] == [5, 5]
+
+
+def test_threads_share_the_engine(model: Model) -> None:
+    shared = engine(model, MANY)
+    requests = [Request([i, i + 1], SamplingParams(seed=i), 25) for i in range(8)]
+    found: dict[int, list[int]] = {}
+    threads = [
+        threading.Thread(target=lambda i=i, r=r: found.__setitem__(i, tokens(shared.generate(r))))
+        for i, r in enumerate(requests)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [found[i] for i in range(8)] == [tokens(engine(model, ALONE).generate(r)) for r in requests]
+
+
+def test_a_long_prompt_does_not_stall_others(model: Model) -> None:
+    shared = engine(model, MANY)
+    quick = shared.submit(Request([1, 2], max_tokens=30))
+    shared.step()
+    slow = shared.submit(Request([1] * 300, max_tokens=1))
+    for _ in range(12):
+        shared.step()
+    assert len(quick.outbox) >= 13
+    assert not slow.outbox
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        (lambda: Request([1], max_tokens=0), "max_tokens"),
+        (lambda: Request([1], logprobs=21), "logprobs: 0 to 20"),
+        (lambda: EngineOptions(max_sequences=0), "max_sequences"),
+        (lambda: EngineOptions(prefix_bytes=-1), "prefix_bytes"),
+    ],
+)
+def test_out_of_range(bad: Any, says: str) -> None:
+    with pytest.raises(RequestError, match=says):
+        bad()
