@@ -57,6 +57,7 @@ class Request:
 class TokenLogprobs:
     """Natural logarithms of probabilities, before temperature, filters, penalties and guides."""
 
+    token: int
     logprob: float
     """Of the token itself."""
     top: tuple[tuple[int, float], ...]

@@ -150,7 +150,7 @@ def logprobs_of(logits: Logits, token: int, count: int) -> TokenLogprobs:
         np.argpartition(-logits, count - 1)[:count] if 0 < count < len(logits) else np.arange(min(count, len(logits)))
     )
     ordered = sorted(best.tolist(), key=lambda i: (-logits[i], i))
-    return TokenLogprobs(float(logits[token]) - norm, tuple((i, float(logits[i]) - norm) for i in ordered))
+    return TokenLogprobs(token, float(logits[token]) - norm, tuple((i, float(logits[i]) - norm) for i in ordered))
 
 
 def number(token: mx.array) -> int:
