@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...errors import RequestError
-from ...harmony import Conversation, Message
+from gptoss_mlx.errors import RequestError
+from gptoss_mlx.harmony import Conversation, Message
 
 LIMIT = 256 << 20
 """Bytes of JSON that are kept, unless asked otherwise."""
