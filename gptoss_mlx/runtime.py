@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -15,7 +16,7 @@ from . import hub
 from .cache import Cache
 from .config import ModelConfig
 from .conversation import Turn
-from .engine import PREFILL_CHUNK, Engine, EngineOptions, Request, StopText, check_tokens
+from .engine import PREFILL_CHUNK, Engine, EngineOptions, Request, StopText, TokenLogprobs, check_tokens
 from .errors import TokenizerError
 from .events import Done, Event, Reply
 from .history import History, ToolLike, to_conversation
@@ -37,6 +38,9 @@ class Token:
 
     id: int
     text: str
+    stopped: bool = False
+    """Whether this is the end that the model or a stop text has set."""
+    logprobs: TokenLogprobs | None = None
 
 
 def load(
@@ -144,12 +148,24 @@ class GptOss:
                 yield np.array(self.model.logits(block)[0].astype(mx.float32))
 
     def generate(
-        self, tokens: Sequence[int], sampling: SamplingParams | None = None, max_tokens: int | None = None
+        self,
+        tokens: Sequence[int],
+        sampling: SamplingParams | None = None,
+        max_tokens: int | None = None,
+        logprobs: int | None = None,
+        cancelled: Callable[[], bool] | None = None,
     ) -> Iterator[Token]:
         """Continue raw tokens until a stop token, a stop text, `max_tokens` or the end of the context.
 
         Stop tokens (`<|return|>`, `<|call|>`, `<|endoftext|>`) are yielded with an empty text; other special
-        tokens carry their spelling.
+        tokens carry their spelling. Closing the iterator ends the work.
+
+        Args:
+            tokens: what to continue.
+            sampling: how tokens are chosen.
+            max_tokens: how many at most.
+            logprobs: how many of the likeliest tokens to tell with each token; None: nothing.
+            cancelled: asked before each step; where it says yes, the tokens end there.
 
         Raises:
             RequestError: the prompt is empty or too long, or a setting is out of its range.
@@ -157,16 +173,18 @@ class GptOss:
         sampling = sampling or SamplingParams()
         decoder, stop = StreamDecoder(self.tokenizer), StopText(sampling.stop)
         last: Token | None = None
-        for step in self.engine.generate(Request(tokens, sampling, max_tokens)):
-            if last is not None:
-                yield last
-            text = "" if step.stopped else decoder.push(step.token)
-            last = Token(step.token, stop.push(text))
-            if stop.hit is not None:
-                break
+        request = Request(tokens, sampling, max_tokens, logprobs=logprobs, cancelled=cancelled)
+        with closing(self.engine.generate(request)) as steps:
+            for step in steps:
+                if last is not None:
+                    yield last
+                text = "" if step.stopped else decoder.push(step.token)
+                last = Token(step.token, stop.push(text), step.stopped or stop.hit is not None, step.logprobs)
+                if stop.hit is not None:
+                    break
         if last is not None:
             rest = "" if stop.hit is not None else stop.push(decoder.flush()) + stop.flush()
-            yield Token(last.id, last.text + rest)
+            yield replace(last, text=last.text + rest)
 
     def stream(
         self,

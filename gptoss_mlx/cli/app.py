@@ -19,6 +19,7 @@ COMMANDS = {
     "generate": "generate",
     "info": "info",
     "pull": "pull",
+    "serve": "serve",
     "synth": "convert",
     "verify": "convert",
 }

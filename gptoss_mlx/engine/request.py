@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -45,6 +45,8 @@ class Request:
     """What the tokens must be like; used for this request alone."""
     logprobs: int | None = None
     """How many of the likeliest tokens to tell with each token (0: only its own log-probability); None: nothing."""
+    cancelled: Callable[[], bool] | None = None
+    """Asked before each step, from any thread: whether nobody wants the rest."""
 
     def __post_init__(self) -> None:
         if self.max_tokens is not None and self.max_tokens < 1:

@@ -17,7 +17,8 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -134,11 +135,11 @@ class Engine:
 
     def cancel(self, sequence: Sequence) -> None:
         """Let a sequence go; it takes no part in further steps."""
-        sequence.cancelled = True
+        sequence.cancel()
         with self._lock:
             self._retire()
 
-    def outputs(self, sequence: Sequence) -> Iterator[Generated]:
+    def outputs(self, sequence: Sequence) -> Generator[Generated, None, None]:
         """The tokens of a sequence as they come. Closing the iterator cancels what is left.
 
         Raises:
@@ -159,9 +160,15 @@ class Engine:
             if not sequence.finished:
                 self.cancel(sequence)
 
-    def generate(self, request: Request) -> Iterator[Generated]:
+    def generate(self, request: Request) -> Generator[Generated, None, None]:
         """`submit` and `outputs` at once."""
         return self.outputs(self.submit(request))
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Let nobody step meanwhile, for other work with the model."""
+        with self._lock:
+            yield
 
     def step(self) -> None:
         """Read a chunk of a prompt, and give every decoding sequence its next token."""

@@ -28,7 +28,7 @@ class Sequence:
         self.caches: list[Cache] = []
         self.outbox: deque[Generated] = deque()
         self.figures = Figures(prompt_tokens=self.prompt)
-        self.finished = self.cancelled = False
+        self.finished = False
         self.error: GptOssError | None = None
         self.ahead: mx.array | None = None  # the next token, chosen but not waited for
         self._left = room if request.max_tokens is None else min(request.max_tokens, room)
@@ -36,6 +36,18 @@ class Sequence:
         self._sampler = Sampler(request.sampling, vocabulary)
         self._speculation: Speculation | None = None
         self._started = time.perf_counter()
+        self._cancelled = False
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether nobody wants the rest."""
+        asked = self.request.cancelled
+        self._cancelled = self._cancelled or (asked is not None and asked())
+        return self._cancelled
+
+    def cancel(self) -> None:
+        """Want no more."""
+        self._cancelled = True
 
     @property
     def offset(self) -> int:

@@ -15,6 +15,7 @@ from gptoss_mlx.engine import TokenLogprobs
 from gptoss_mlx.events import Event
 from gptoss_mlx.harmony.message import FUNCTIONS
 from gptoss_mlx.history import History
+from gptoss_mlx.runtime import Token
 from gptoss_mlx.sampling import SamplingParams
 from gptoss_mlx.tokenizer import Tokenizer
 from gptoss_mlx.tools import RunnableTool
@@ -66,17 +67,6 @@ class CompletionRequest:
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A token of a completion with the text that became complete with it (often, not always, its own)."""
-
-    token: int
-    text: str
-    stopped: bool = False
-    """Whether the completion has come to its own end here: a stop token or a stop text."""
-    logprobs: TokenLogprobs | None = None
-
-
-@dataclass(frozen=True)
 class Load:
     """What a backend is doing."""
 
@@ -98,17 +88,27 @@ class Stream(Generic[T]):
 
     def __init__(self, items: AsyncGenerator[T, None], release: Callable[[], None] | None = None) -> None:
         self._items = items
-        self._release = release
+        self._ends = [] if release is None else [release]
+        self._watchers: list[Callable[[T], None]] = []
+
+    def watch(self, see: Callable[[T], None], ended: Callable[[], None]) -> Stream[T]:
+        """Let somebody see every item, and know when it is over; returns this stream."""
+        self._watchers.append(see)
+        self._ends.append(ended)
+        return self
 
     def __aiter__(self) -> AsyncIterator[T]:
         return self
 
     async def __anext__(self) -> T:
         try:
-            return await self._items.__anext__()
+            item = await self._items.__anext__()
         except BaseException:  # the end, an error, or a client that has gone: whatever it is, it is over
             self._end()
             raise
+        for see in self._watchers:
+            see(item)
+        return item
 
     async def aclose(self) -> None:
         """End the work."""
@@ -126,9 +126,8 @@ class Stream(Generic[T]):
         await self.aclose()
 
     def _end(self) -> None:
-        release, self._release = self._release, None
-        if release is not None:
-            release()
+        while self._ends:
+            self._ends.pop()()
 
 
 class Backend(Protocol):
@@ -154,8 +153,8 @@ class Backend(Protocol):
     def load(self) -> Load:
         """What it is doing."""
 
-    async def count(self, request: TurnRequest) -> int:
-        """Tokens of the prompt that `request` makes.
+    async def prompt(self, request: TurnRequest) -> list[int]:
+        """The prompt that `request` makes.
 
         Raises:
             RequestError, HarmonyError: it cannot be rendered.
@@ -172,7 +171,7 @@ class Backend(Protocol):
             GptOssError: the model cannot be loaded.
         """
 
-    async def complete(self, request: CompletionRequest) -> Stream[Piece]:
+    async def complete(self, request: CompletionRequest) -> Stream[Token]:
         """The same for raw tokens."""
 
     async def score(self, tokens: Sequence[int], top: int) -> list[TokenLogprobs]:

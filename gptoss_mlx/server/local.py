@@ -9,22 +9,21 @@ from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Seque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import mlx.core as mx
-import numpy as np
 
 from gptoss_mlx.config import ModelConfig
-from gptoss_mlx.engine import EngineOptions, Request, StopText, TokenLogprobs
+from gptoss_mlx.engine import EngineOptions, TokenLogprobs, check_tokens
 from gptoss_mlx.engine.sequence import logprobs_of
 from gptoss_mlx.errors import BusyError
-from gptoss_mlx.events import Event
+from gptoss_mlx.events import CallCompleted, CallDelta, CallStarted, Done, Event
 from gptoss_mlx.harmony import render
 from gptoss_mlx.history import to_conversation
-from gptoss_mlx.runtime import MAX_TOKENS, GptOss
-from gptoss_mlx.tokenizer import StreamDecoder, Tokenizer
+from gptoss_mlx.runtime import MAX_TOKENS, GptOss, Token
+from gptoss_mlx.tokenizer import Tokenizer
 
-from .backend import CompletionRequest, Load, Piece, Stream, TurnRequest
+from .backend import CompletionRequest, Load, Stream, TurnRequest
 
 T = TypeVar("T")
 
@@ -76,11 +75,11 @@ class LocalBackend:
         model = GptOss.from_folder(self._folder)
         return GptOss(model.model, model.config, model.tokenizer, model.folder, self._options)
 
-    async def count(self, request: TurnRequest) -> int:
-        """Tokens of the prompt that `request` makes; see `Backend.count`."""
-        return await asyncio.to_thread(self._count, request)
+    async def prompt(self, request: TurnRequest) -> list[int]:
+        """The prompt that `request` makes; see `Backend.prompt`."""
+        return await asyncio.to_thread(self._prompt, request)
 
-    def _count(self, request: TurnRequest) -> int:
+    def _prompt(self, request: TurnRequest) -> list[int]:
         conversation = to_conversation(
             request.messages,
             effort=request.effort,
@@ -88,13 +87,13 @@ class LocalBackend:
             tools=request.tools,
             date=request.date,
         )
-        return len(render(conversation, self.tokenizer))
+        return render(conversation, self.tokenizer)
 
     async def start(self, request: TurnRequest) -> Stream[Event]:
         """The events of a reply; see `Backend.start`."""
         return await self._start(lambda runtime: _turn(runtime, request, self._max_tokens))
 
-    async def complete(self, request: CompletionRequest) -> Stream[Piece]:
+    async def complete(self, request: CompletionRequest) -> Stream[Token]:
         """The pieces of a completion; see `Backend.complete`."""
         return await self._start(lambda runtime: _completion(runtime, request))
 
@@ -103,7 +102,7 @@ class LocalBackend:
         async with await self._start(lambda runtime: _scores(runtime, tokens, top)) as scores:
             return [score async for score in scores]
 
-    async def _start(self, prepare: Callable[[GptOss], Generator[T, None, None]]) -> Stream[T]:
+    async def _start(self, prepare: Callable[[GptOss], Iterator[T]]) -> Stream[T]:
         self._take()
         try:
             runtime = await self.ready()
@@ -136,3 +135,81 @@ class LocalBackend:
         self._runtime = None
         gc.collect()
         mx.clear_cache()
+
+
+def _turn(runtime: GptOss, request: TurnRequest, max_tokens: int) -> Iterator[Event]:
+    events = runtime.stream(
+        request.messages,
+        effort=request.effort,
+        instructions=request.instructions,
+        tools=request.tools,
+        sampling=request.sampling,
+        max_tokens=request.max_tokens or max_tokens,
+        date=request.date,
+    )
+    return events if request.parallel_calls else _first_call(events, request)
+
+
+def _first_call(events: Iterator[Event], request: TurnRequest) -> Iterator[Event]:
+    """The events without any call for the client after the first."""
+    first: int | None = None
+    for event in events:
+        match event:
+            case CallStarted(index, _, recipient) if first is None and request.is_for_client(recipient):
+                first = index
+            case CallStarted(_, _, recipient) | CallDelta(_, _, recipient) if request.is_for_client(recipient):
+                if event.index != first:
+                    continue
+            case CallCompleted(index, call) if index != first and request.is_for_client(call.recipient):
+                continue
+            case Done(reply):
+                event = Done(replace(reply, calls=reply.calls[:1]))
+        yield event
+
+
+def _completion(runtime: GptOss, request: CompletionRequest) -> Iterator[Token]:
+    check_tokens(runtime.model, request.tokens)
+    return runtime.generate(request.tokens, request.sampling, request.max_tokens, request.logprobs)
+
+
+def _scores(runtime: GptOss, tokens: Sequence[int], top: int) -> Iterator[TokenLogprobs]:
+    check_tokens(runtime.model, tokens)
+    return _scored(runtime, tokens, top)
+
+
+def _scored(runtime: GptOss, tokens: Sequence[int], top: int) -> Iterator[TokenLogprobs]:
+    if len(tokens) < 2:
+        return
+    following = iter(tokens[1:])
+    blocks = runtime.logits_blocks(tokens[:-1])
+    while True:
+        with runtime.engine.paused():
+            block = next(blocks, None)
+        if block is None:
+            return
+        for row in block:
+            yield logprobs_of(row, next(following), top)
+
+
+async def in_thread(steps: Iterator[T]) -> AsyncGenerator[T, None]:
+    """What `steps` yields, worked out in a thread of its own; closing this one closes it after its current step."""
+    loop = asyncio.get_running_loop()
+    thread = ThreadPoolExecutor(1, "gptoss-mlx generation")
+    try:
+        while (step := await loop.run_in_executor(thread, _next, steps)) is not None:
+            yield step[0]
+    finally:
+        thread.submit(_close, steps)
+        thread.shutdown(wait=False)
+
+
+def _next(steps: Iterator[T]) -> tuple[T] | None:
+    """The next item, None at the end: a future cannot hold a StopIteration."""
+    for item in steps:
+        return (item,)
+    return None
+
+
+def _close(steps: Iterator[object]) -> None:
+    if isinstance(steps, Generator):
+        steps.close()

@@ -261,7 +261,7 @@ inline int64_t split_some(const Matrix& matrix, int64_t n, int64_t last, const S
 template <Format format, int group, int M>
 void split_rows(const Matrix& matrix, int64_t first, int64_t last, const Split* x, float* const* y) {
     // as many rows as registers hold; codes of a byte take so little work that one alone waits for memory
-    constexpr int kRows = format == Format::kAffine8 ? 1 : M == 1 ? 3 : M == 2 ? 2 : 1;
+    constexpr int kRows = M > 1 ? 2 : format == Format::kAffine8 ? 1 : 3;
     first = split_some<format, group, kRows, M>(matrix, first, last, x, y);
     split_some<format, group, 1, M>(matrix, first, last, x, y);
 }

@@ -1,0 +1,83 @@
+"""`gptoss-mlx serve`: models of this machine behind OpenAI's HTTP interfaces."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from gptoss_mlx import hub
+from gptoss_mlx.errors import RequestError
+
+from .app import OneLineErrors
+
+
+@click.command(cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("model", required=False)
+@click.option("--model", "aliases", multiple=True, metavar="ALIAS=PATH", help="Another model; may be repeated.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
+@click.option("--api-key", envvar="GPTOSS_API_KEY", help="What clients must show; or in $GPTOSS_API_KEY.")
+@click.option("--insecure", is_flag=True, help="Serve other machines without a key.")
+@click.option("--cors", multiple=True, metavar="ORIGIN", help="Let web pages of this origin ask; may be repeated.")
+@click.option("--max-tokens", type=click.IntRange(1), default=16384, show_default=True, help="Unless a request says.")
+@click.option("--max-sequences", type=click.IntRange(1), default=8, show_default=True, help="That run together.")
+@click.option("--max-waiting", type=click.IntRange(0), default=256, show_default=True, help="More are told to retry.")
+@click.option("--prefix-memory", type=click.IntRange(0), default=2048, show_default=True, help="MB for prompts read.")
+@click.option("--max-body", type=click.IntRange(1), default=16, show_default=True, help="MB of a request.")
+@click.option("--idle-unload", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Free the memory.")
+@click.option("--drain", type=click.IntRange(0), default=60, show_default=True, help="Seconds for answers at the end.")
+@click.option("--log-content", is_flag=True, help="Log requests with what they say.")
+def serve(
+    model: str | None,
+    aliases: tuple[str, ...],
+    host: str,
+    port: int,
+    api_key: str | None,
+    insecure: bool,
+    cors: tuple[str, ...],
+    max_tokens: int,
+    max_sequences: int,
+    max_waiting: int,
+    prefix_memory: int,
+    max_body: int,
+    idle_unload: float | None,
+    drain: int,
+    log_content: bool,
+) -> None:
+    """Serve MODEL (path, alias or hub id; else the newest here, else demo) over HTTP, OpenAI's way.
+
+    Clients name the model as it is named here; no other name leads anywhere.
+    """
+    from gptoss_mlx.engine import EngineOptions
+
+    try:
+        from gptoss_mlx.server.local import LocalBackend
+        from gptoss_mlx.server.run import run
+        from gptoss_mlx.server.settings import Settings, check_exposure
+    except ImportError as error:
+        raise RequestError(f"serve: {error.name} is missing; run pip install 'gptoss-mlx[serve]'") from None
+    check_exposure(host, api_key, insecure=insecure)
+    settings = Settings(api_key, cors, max_body << 20, idle_unload=idle_unload, log_content=log_content)
+    options = EngineOptions(max_sequences, max_waiting, prefix_memory << 20)
+    folders = _folders(model, aliases)
+    backends = {name: LocalBackend(name, folder, options, max_tokens) for name, folder in folders.items()}
+    run(backends, settings, host=host, port=port, drain=drain)
+
+
+def _folders(model: str | None, aliases: tuple[str, ...]) -> dict[str, Path]:
+    """The folders by the names that clients use."""
+    folders: dict[str, Path] = {}
+    if model is not None:
+        folders[Path(model).name if Path(model).is_dir() else model] = hub.find(model)
+    for alias in aliases:
+        name, equals, path = alias.partition("=")
+        if not (name and equals and path):
+            raise click.UsageError(f"--model: ALIAS=PATH expected, {alias!r} found")
+        if name in folders:
+            raise click.UsageError(f"--model: different aliases expected, two of {name!r} found")
+        folders[name] = hub.find(path)
+    if not folders:
+        newest = hub.newest()
+        folders = {hub.DEMO: hub.find(hub.DEMO)} if newest is None else {hub.display_name(newest): newest}
+    return folders

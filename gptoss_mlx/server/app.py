@@ -1,0 +1,88 @@
+"""The application: interfaces, models and settings put together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.middleware.cors import CORSMiddleware
+from starlette.exceptions import HTTPException
+
+from gptoss_mlx import __version__
+
+from . import chat, completions, models, operation, tokens
+from .backend import Backend
+from .errors import ErrorShape, openai_shape
+from .guard import Guard
+from .service import Service
+from .settings import Settings
+from .wire import end
+
+
+@dataclass(frozen=True)
+class Interface:
+    """Some routes. They find the `Service` in `request.app.state.service`."""
+
+    router: APIRouter
+    prefix: str = "/"
+    """Errors under this path have the shape."""
+    shape: ErrorShape = openai_shape
+
+
+INTERFACES = (
+    Interface(chat.router),
+    Interface(completions.router),
+    Interface(models.router),
+    Interface(tokens.router),
+    Interface(operation.router),
+)
+
+
+def create_app(backends: Mapping[str, Backend], settings: Settings | None = None) -> FastAPI:
+    """The server as an ASGI application.
+
+    Args:
+        backends: the models, by the names that clients use; nothing else can be asked for.
+        settings: how it behaves.
+    """
+    settings = settings or Settings()
+    service = Service(backends, settings)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        unloading = asyncio.create_task(service.unload_idle())
+        try:
+            yield
+        finally:
+            await end(unloading)
+            await service.close()
+
+    app = FastAPI(
+        title="gptoss_mlx",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        exception_handlers={HTTPException: _pass_on},
+    )
+    app.state.service = service
+    for interface in INTERFACES:
+        app.include_router(interface.router)
+    app.add_middleware(Guard, settings=settings, metrics=service.metrics, shape_of=shape_of)
+    if settings.cors:
+        app.add_middleware(CORSMiddleware, allow_origins=settings.cors, allow_methods=["*"], allow_headers=["*"])
+    return app
+
+
+def shape_of(path: str) -> ErrorShape:
+    """The shape of errors at a path: that of the interface with the longest prefix of it."""
+    matching = [interface for interface in INTERFACES if path.startswith(interface.prefix)]
+    return max(matching, key=lambda interface: len(interface.prefix), default=INTERFACES[0]).shape
+
+
+async def _pass_on(_: Request, error: Exception) -> Response:
+    raise error  # the guard answers it

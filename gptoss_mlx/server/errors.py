@@ -1,0 +1,75 @@
+"""What clients are told when something goes wrong: a status, and one line in the error shape of the interface.
+
+Whatever a request does, it gets such an answer and never a stack trace. Each interface may bring a shape of its own;
+OpenAI's is the one for everything else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from starlette.exceptions import HTTPException
+
+from gptoss_mlx.errors import BusyError, GptOssError, HarmonyError, RequestError
+
+RETRY_SECONDS = 1
+_NAMED = re.compile(r"([a-z_]\w*(?:[.\[][\w.\[\]]*)?): ")
+"""How messages of RequestError begin: with the argument's name."""
+
+
+class ApiError(HTTPException):
+    """An answer that is an error.
+
+    Args:
+        status: of HTTP.
+        message: one line that names the thing, what was expected, what was found, and the way out.
+        code: a word for programs, as OpenAI uses it.
+        param: the parameter that is wrong.
+        headers: further headers of the answer.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(status, message, dict(headers or {}))
+        self.message = message
+        self.code = code
+        self.param = param
+
+
+ErrorShape = Callable[[ApiError], dict[str, Any]]
+"""The body of an error in some interface."""
+
+_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
+
+def openai_shape(error: ApiError) -> dict[str, Any]:
+    """The body that OpenAI's clients read."""
+    kind = _TYPES.get(error.status_code, "invalid_request_error" if error.status_code < 500 else "server_error")
+    return {"error": {"message": error.message, "type": kind, "param": error.param, "code": error.code}}
+
+
+def to_api_error(error: Exception) -> ApiError:
+    """What a client is told of `error`; of one that nobody expected only that it happened."""
+    match error:
+        case ApiError():
+            return error
+        case HTTPException():
+            return ApiError(error.status_code, str(error.detail), headers=error.headers)
+        case BusyError():
+            return ApiError(429, str(error), code="queue_full", headers={"Retry-After": str(RETRY_SECONDS)})
+        case RequestError() | HarmonyError():
+            named = _NAMED.match(str(error))
+            return ApiError(400, str(error), param=named.group(1) if named else None)
+        case GptOssError():
+            return ApiError(503, str(error), code="model_unavailable")
+        case _:
+            return ApiError(500, "the server failed at this request; its log says more", code="internal_error")

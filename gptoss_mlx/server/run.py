@@ -1,0 +1,70 @@
+"""Running the application under uvicorn until somebody stops it."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Mapping
+
+import uvicorn
+
+from gptoss_mlx.errors import RequestError
+
+from .app import create_app
+from .local import LocalBackend
+from .logs import log, write_log
+from .settings import Settings
+
+
+def run(backends: Mapping[str, LocalBackend], settings: Settings, *, host: str, port: int, drain: int) -> None:
+    """Serve until SIGINT or SIGTERM; then take no more requests, and let those in progress end.
+
+    Args:
+        backends: the models by name. The first one is loaded at once, the others when they are asked for.
+        settings: how.
+        host: address to listen at.
+        port: 0 takes a free one, which the log tells.
+        drain: seconds that requests in progress get at the end.
+
+    Raises:
+        RequestError: the address cannot be listened at.
+        GptOssError: the first model cannot be loaded.
+    """
+    write_log()
+    listener = _listen(host, port)
+    app = create_app(backends, settings)
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, timeout_graceful_shutdown=drain, server_header=False
+    )
+    server = _Server(config, next(iter(backends.values())))
+    server.run(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """A server that begins to listen when its first model is loaded."""
+
+    def __init__(self, config: uvicorn.Config, first: LocalBackend) -> None:
+        super().__init__(config)
+        self._first = first
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Load, and begin."""
+        await self._first.ready()
+        await super().startup(sockets)
+        for each in sockets or ():
+            host, port = each.getsockname()[:2]
+            log("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}/v1")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    if sys.platform != "win32":
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise RequestError(f"host: {host} port {port} cannot be listened at ({error.strerror})") from None
+    listener.set_inheritable(True)
+    return listener
