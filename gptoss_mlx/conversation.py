@@ -55,7 +55,7 @@ class Turn:
                 break
         yield from self._translate(self._parser.finish(), stop)
         usage = Usage(len(self._prompt), self._tokens, self._thoughts, first - started, time.perf_counter() - first)
-        yield Done(self._reply(stopped, usage))
+        yield Done(self._reply(stopped, usage, stop.hit))
 
     def _translate(self, events: Iterable[harmony_events.Event], stop: StopText) -> Iterator[Event]:
         for event in events:
@@ -100,10 +100,12 @@ class Turn:
         self._unaccounted = 0
         self._messages.append(message)
 
-    def _reply(self, stopped: bool, usage: Usage) -> Reply:
+    def _reply(self, stopped: bool, usage: Usage, stop_text: str | None) -> Reply:
         messages = tuple(self._messages)
         reason = "length" if not stopped else "tool_calls" if self._calls else "stop"
-        return Reply(messages, self._conversation.adding(*messages), usage, reason, tuple(self._calls))
+        return Reply(
+            messages, self._conversation.adding(*messages), usage, reason, tuple(self._calls), stop_text=stop_text
+        )
 
 
 def _recipients(conversation: Conversation) -> tuple[str, ...]:

@@ -11,12 +11,18 @@ thoughts. `budget_tokens` is a bound beside it.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from gptoss_mlx.errors import RequestError
+from gptoss_mlx.sampling import SamplingParams
+
+from .backend import TurnRequest
 from .chat_types import EFFORTS as CHAT_EFFORTS
-from .wire import Body
+from .messages_input import MessageReader, as_blocks, joined_text
+from .wire import Body, NullsLeftOut
 
 EFFORTS = {**CHAT_EFFORTS, "max": "high"}
 BUDGETS = ((4096, "low"), (16384, "medium"))
@@ -67,8 +73,13 @@ class ClientTool(Body):
     eager_input_streaming: Any = None
     input_examples: Any = None
 
+    def function(self) -> dict[str, Any]:
+        """The tool in the form of Chat Completions."""
+        function = {"name": self.name, "description": self.description or "", "parameters": self.input_schema}
+        return {"type": "function", "function": {**function, "strict": bool(self.strict)}}
 
-class CountTokens(Body):
+
+class CountTokens(NullsLeftOut):
     """The body of `POST /v1/messages/count_tokens`."""
 
     model: str | None = None
@@ -98,12 +109,49 @@ class CountTokens(Body):
             return "low" if self.thinking.type == "disabled" else None
         return next((effort for most, effort in BUDGETS if self.thinking.budget_tokens <= most), "high")
 
+    def turn(self) -> TurnRequest:
+        """What the backend is asked.
+
+        Raises:
+            RequestError: a message or a tool that means nothing here.
+        """
+        choice = self.tool_choice or ToolChoice(type="auto")
+        form = self.output_config.format if self.output_config is not None else None
+        return TurnRequest(
+            messages=MessageReader().read(self.messages),
+            effort=self.effort,
+            instructions=joined_text(as_blocks(self.system, "system"), "system") if self.system else None,
+            tools=[tool.function() for tool in self.tools],
+            tool_choice=self._chosen(choice),
+            parallel_calls=not choice.disable_parallel_tool_use,
+            response_format=None if form is None else _json_schema(form.schema_),
+            reasoning_budget=self.budget,
+        )
+
+    def _chosen(self, choice: ToolChoice) -> str:
+        if choice.type != "tool":
+            return {"auto": "auto", "any": "required", "none": "none"}[choice.type]
+        names = [tool.name for tool in self.tools]
+        if choice.name not in names:
+            known = ", ".join(names) or "none is offered"
+            raise RequestError(f"tool_choice.name: the name of a tool ({known}) expected, {choice.name!r} found")
+        return choice.name
+
+    @property
+    def shows_thoughts(self) -> bool:
+        """Whether the answer has thinking blocks."""
+        return self.thinking is not None and self.thinking.type != "disabled"
+
     @property
     def budget(self) -> int | None:
         """Tokens of thoughts at most; None: no bound of its own."""
         if self.thinking is None:
             return None
         return 0 if self.thinking.type == "disabled" else self.thinking.budget_tokens
+
+
+def _json_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
 
 
 class CreateMessage(CountTokens):
@@ -115,3 +163,9 @@ class CreateMessage(CountTokens):
     temperature: float = Field(1.0, ge=0, le=2)
     top_p: float = Field(1.0, gt=0, le=1)
     top_k: int = Field(0, ge=0)
+
+    def turn(self) -> TurnRequest:
+        """What the backend is asked; see `CountTokens.turn`."""
+        stop = tuple(self.stop_sequences)
+        sampling = SamplingParams(temperature=self.temperature, top_p=self.top_p, top_k=self.top_k, stop=stop)
+        return replace(super().turn(), sampling=sampling, max_tokens=self.max_tokens)

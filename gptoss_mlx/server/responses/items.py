@@ -15,6 +15,8 @@ from typing import Any
 from gptoss_mlx.tools import ToolResult
 from gptoss_mlx.tools.browser import BrowserTool, Citation
 
+from ..sealing import seal
+
 Json = dict[str, Any]
 
 
@@ -280,23 +282,6 @@ class McpItem(CallItem):
             self.body["output"] = result.text
         yield self.event("mcp_call.failed" if result.failed else "mcp_call.completed")
         yield from super().answer(result)
-
-
-def seal(thoughts: str) -> str:
-    """Thoughts in a form that clients pass on unread. It hides nothing: whoever asks this server may read them."""
-    return base64.b64encode(f"{SEAL}{thoughts}".encode(errors="replace")).decode()
-
-
-def unseal(sealed: str) -> str | None:
-    """The thoughts that `seal` was given; None for another model's, which mean nothing here."""
-    try:
-        text = base64.b64decode(sealed, validate=True).decode()
-    except ValueError:
-        return None
-    return text.removeprefix(SEAL) if text.startswith(SEAL) else None
-
-
-SEAL = "gpt-oss:"
 
 
 def _text_part(text: str, annotations: Sequence[Json], logprobs: Sequence[Json]) -> Json:

@@ -14,7 +14,8 @@ from gptoss_mlx.errors import RequestError
 from gptoss_mlx.harmony import DeveloperContent, Message, Role
 from gptoss_mlx.harmony.message import FUNCTIONS
 
-from .items import new_id, unseal
+from ..sealing import unseal
+from .items import new_id
 
 TEXTS = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal"}
 """Parts of a content that are text, and the field that holds it."""

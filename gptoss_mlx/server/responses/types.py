@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from ..chat_types import EFFORTS as CHAT_EFFORTS
-from ..wire import Body
+from ..wire import NullsLeftOut
 
 EFFORTS = {**CHAT_EFFORTS, "max": "high"}
 """Efforts of the API -> those that gpt-oss was trained on."""
@@ -32,14 +32,7 @@ Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 Detail = Literal["auto", "concise", "detailed"]
 
 
-class _Options(Body):
-    @model_validator(mode="before")
-    @classmethod
-    def _without_nulls(cls, given: Any) -> Any:
-        return {k: v for k, v in given.items() if v is not None} if isinstance(given, dict) else given
-
-
-class ReasoningOptions(_Options):
+class ReasoningOptions(NullsLeftOut):
     """How to think, and how to show it."""
 
     effort: Effort | None = None
@@ -48,7 +41,7 @@ class ReasoningOptions(_Options):
     """The older name of `summary`."""
 
 
-class TextFormat(_Options):
+class TextFormat(NullsLeftOut):
     """What the answer must be."""
 
     type: Literal["text", "json_object", "json_schema"]
@@ -58,7 +51,7 @@ class TextFormat(_Options):
     strict: bool | None = None
 
 
-class TextOptions(_Options):
+class TextOptions(NullsLeftOut):
     """The form of the answer."""
 
     format: TextFormat | None = None
@@ -66,7 +59,7 @@ class TextOptions(_Options):
     """gpt-oss was not trained to follow any other."""
 
 
-class CreateResponse(_Options):
+class CreateResponse(NullsLeftOut):
     """The body of `POST /v1/responses`."""
 
     model: str | None = None
