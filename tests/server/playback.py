@@ -1,4 +1,4 @@
-"""A backend that plays back written replies, an application around it, and checks of what OpenAI's client would read."""
+"""A backend that plays back written replies."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any
-
-from fastapi import FastAPI
 
 from gptoss_mlx import hub
 from gptoss_mlx.engine import TokenLogprobs
@@ -27,8 +24,6 @@ from gptoss_mlx.events import (
 from gptoss_mlx.harmony import Conversation, Message
 from gptoss_mlx.runtime import Token
 from gptoss_mlx.server.backend import CompletionRequest, Load, Stream, TurnRequest
-from gptoss_mlx.server.service import Service
-from gptoss_mlx.server.settings import Settings
 from gptoss_mlx.tokenizer import Tokenizer
 from gptoss_mlx.tools import ToolResult
 

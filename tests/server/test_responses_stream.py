@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from playback import Called, Play, PlaybackBackend, called, demo_tokenizer, play, said, with_logprobs
+from responses_checks import check_response, check_stream, read_frames
 
 from gptoss_mlx.engine import TokenLogprobs
 from gptoss_mlx.errors import RequestError
-from gptoss_mlx.events import Usage
-from gptoss_mlx.harmony import Tool, ToolNamespace
+from gptoss_mlx.events import CallCompleted, CallStarted, Done, Event, Reply, ToolCall, ToolOutput, Usage
+from gptoss_mlx.harmony import Conversation, Tool, ToolNamespace
 from gptoss_mlx.server.app import create_app
 from gptoss_mlx.server.built_in import BuiltIns
 from gptoss_mlx.server.responses import Responses
+from gptoss_mlx.server.responses.output import Output, Shown
 from gptoss_mlx.tools import RunnableTool, ToolResult
 from gptoss_mlx.tools.browser import BrowserTool, LocalFolder
-from playback import Called, Play, PlaybackBackend, called, play, said, with_logprobs
-from responses_checks import check_response, check_stream, read_frames
 
-TIDE = {"type": "function", "name": "tide", "parameters": {"type": "object", "properties": {"port": {"type": "string"}}}}
+TIDE = {
+    "type": "function",
+    "name": "tide",
+    "parameters": {"type": "object", "properties": {"port": {"type": "string"}}},
+}
 
 
 class Notebook(RunnableTool):
@@ -215,12 +221,12 @@ def test_code_outputs_are_left_out_unless_asked_for() -> None:
 
 
 @pytest.fixture
-def folder(tmp_path: Any) -> Iterator[Any]:
+def folder(tmp_path: Path) -> Path:
     (tmp_path / "tides.md").write_text("# Tides\n\nHigh at noon.\n")
-    yield tmp_path
+    return tmp_path
 
 
-def test_looks_into_the_browser_are_web_search_calls(folder: Any) -> None:
+def test_looks_into_the_browser_are_web_search_calls(folder: Path) -> None:
     parts = (
         called("browser.search", '{"query":"tides"}', result=ToolResult("...")),
         called("browser.open", '{"id":"https://a.example/"}', result=ToolResult("...")),
@@ -238,6 +244,23 @@ def test_looks_into_the_browser_are_web_search_calls(folder: Any) -> None:
     assert opened["action"] == {"type": "open_page", "url": "https://a.example/"}
     assert found["action"] == {"type": "find_in_page", "pattern": "noon", "url": ""}
     assert [item["status"] for item in (search, opened, found)] == ["completed", "completed", "failed"]
+
+
+def test_pages_that_an_answer_cites_are_its_annotations(folder: Path) -> None:
+    browser = BrowserTool(LocalFolder(folder))
+    result = asyncio.run(browser.run("browser.search", '{"query":"tides"}'))
+    assert not result.failed
+    opened = asyncio.run(browser.run("browser.open", '{"id":0,"cursor":0}'))
+    assert not opened.failed
+    text = "At noon【1†L2】."
+    http = client(play(said("final", text)), built_ins=BuiltIns(browser=lambda: browser))
+    events = stream(http, tools=[{"type": "web_search"}])
+    final = check_stream(events)
+    part = final["output"][0]["content"][0]
+    (annotation,) = part["annotations"]
+    assert text[annotation["start_index"] : annotation["end_index"]] == "【1†L2】"
+    assert annotation["url"].endswith("tides.md")
+    assert told(events)[4:6] == ["output_text.delta", "output_text.annotation.added"]
 
 
 def test_mcp_tools_are_mcp_calls() -> None:
@@ -278,14 +301,9 @@ def test_a_call_that_nobody_answered_is_the_clients() -> None:
 
 def test_a_call_may_begin_before_another_has_its_result() -> None:
     """Several calls of one turn: their results come after all of them."""
-    from gptoss_mlx.events import CallCompleted, CallStarted, Done, Reply, ToolCall, ToolOutput
-    from gptoss_mlx.harmony import Conversation
-    from gptoss_mlx.server.responses.output import Output, Shown
-    from playback import demo_tokenizer
-
     cell, tide = ToolCall.to("python", "1"), ToolCall.to("functions.tide", "{}")
     output = Output(Shown(functions=frozenset({"tide"}), python=True), demo_tokenizer())
-    events = [
+    events: list[Event] = [
         CallStarted(0, cell.id, cell.recipient, cell.name),
         CallCompleted(0, cell),
         CallStarted(1, tide.id, tide.recipient, tide.name),

@@ -137,6 +137,7 @@ class Run:
         self._events: list[Json] = []
         self._more = asyncio.Condition()
         self._over = False
+        self._begun = asyncio.Event()
         self._task = asyncio.create_task(self._work(source), name=f"response {answer.id}")
 
     async def follow(self, after: int = -1) -> AsyncGenerator[Json, None]:
@@ -153,10 +154,12 @@ class Run:
 
     async def cancel(self) -> None:
         """End the work; the response is cancelled, unless it has ended already."""
+        await self._begun.wait()  # a task that is cancelled before it begins would never close anything
         self._task.cancel()
         await asyncio.wait({self._task})
 
     async def _work(self, source: Stream[Event]) -> None:
+        self._begun.set()
         try:
             async with self._held, aclosing(self.answer.events(source)) as events:
                 async for event in events:

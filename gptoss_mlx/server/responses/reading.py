@@ -218,7 +218,7 @@ def _reasoning(item: Mapping[str, Any], where: str) -> Iterator[Message]:
 
 
 def _thoughts(item: Mapping[str, Any], field: str, where: str) -> str:
-    parts = item.get(field) or ()
+    parts = item.get(field) or []
     if not isinstance(parts, list) or not all(isinstance(p, Mapping) and isinstance(p.get("text"), str) for p in parts):
         raise RequestError(f"{where}.{field}: a list of parts with text expected, {_brief(parts)} found")
     return "\n\n".join(part["text"] for part in parts)
