@@ -1,118 +1,325 @@
-"""The one place where harmony and the engine become a turn: a conversation in, events and a Reply out."""
+"""The one place where harmony, the engine and tools become a reply: turns, and the results of calls between them."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+import asyncio
+import atexit
+import inspect
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import takewhile
+from typing import Any, TypeVar
 
-from .engine import Engine, Request, StopText
+from .engine.budget import ReasoningBudget, closing_tokens
+from .engine.grammar import Vocabulary
+from .engine.request import Guide, Request
+from .engine.structure import Constraint, Rules
 from .errors import RequestError
-from .events import CallCompleted, CallDelta, CallStarted, Done, Event, Reply, TextDelta, ToolCall, Usage, is_call
-from .harmony import Conversation, Message, TextContent, render
-from .harmony import parser as harmony_events
-from .harmony.parser import HarmonyParser
+from .events import Done, Event, Reply, ToolCall, ToolOutput, Usage, is_call
+from .harmony import Conversation, Message, render
 from .sampling import SamplingParams
 from .tokenizer import Tokenizer
+from .toolbox import Toolbox, declarations
+from .tools import ToolResult
+from .tools.loop import BackgroundLoop
+from .turn import Generate, Turn
+from .worker import Worker
+
+MAX_TOKENS = 16384
+"""Tokens of one reply, thoughts included, unless asked otherwise."""
+MAX_TURNS = 16
+"""How often the model may speak in one reply, unless asked otherwise."""
+ANSWER_TOKENS = 1024
+"""What is kept for the answer when thoughts would use up everything; a quarter of the room, where that is less."""
+
+T = TypeVar("T")
+Confirm = Callable[[ToolCall], bool | Awaitable[bool]]
 
 
-class Turn:
-    """One answer to one conversation."""
+@dataclass(frozen=True)
+class Backend:
+    """What a reply needs of a loaded model."""
 
-    def __init__(self, engine: Engine, tokenizer: Tokenizer, conversation: Conversation) -> None:
-        self._engine = engine
-        self._tokenizer = tokenizer
+    generate: Generate
+    tokenizer: Tokenizer
+    context: int
+    """Tokens that a prompt and its continuation may have together."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a reply is made.
+
+    Raises:
+        RequestError: a number is out of its range.
+    """
+
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    max_tokens: int = MAX_TOKENS
+    """Of all turns together, thoughts included."""
+    reasoning_budget: int | None = None
+    """Tokens of thoughts, of all turns together. They never get the last `ANSWER_TOKENS` of the room, or the last
+    quarter of it where that is less: so there is an answer however long the model would think."""
+    max_turns: int = MAX_TURNS
+    logprobs: int | None = None
+    first: Rules | None = None
+    """What the first turn must look like."""
+    later: Rules | None = None
+    """What those after a call must look like."""
+    parse: Callable[[str], Any] | None = None
+    """What makes a value of the answer."""
+    confirm: Confirm | None = None
+    """Asked before each call that would run here."""
+    cancelled: Callable[[], bool] | None = None
+    """Asked at each token and before each call: whether to stop."""
+
+    def __post_init__(self) -> None:
+        for name, value, least in (
+            ("max_tokens", self.max_tokens, 1),
+            ("max_turns", self.max_turns, 1),
+            ("reasoning_budget", self.reasoning_budget, 0),
+            ("logprobs", self.logprobs, 0),
+        ):
+            if value is not None and not (isinstance(value, int) and value >= least):
+                raise RequestError(f"{name}: an integer of {least} or more expected, {value!r} found")
+
+
+class Dialogue:
+    """The model's dialogue with its tools until it has answered; `events` or `aevents` runs it, once.
+
+    Args:
+        backend: the model.
+        conversation: what has been said, with the declarations of `tools`.
+        tools: what runs here.
+        settings: how.
+
+    Raises:
+        RequestError: the conversation does not fit the context.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        conversation: Conversation,
+        tools: Toolbox | None = None,
+        settings: Settings | None = None,
+    ) -> None:
+        self._backend = backend
         self._conversation = conversation
-        self._prompt = render(conversation, tokenizer)
-        context = engine.model.args.max_position_embeddings
-        if len(self._prompt) >= context:
+        self._tools = tools or Toolbox()
+        self._settings = settings or Settings()
+        self._declared = declarations(conversation)
+        self._prompt = render(conversation, backend.tokenizer)
+        if len(self._prompt) >= backend.context:
             raise RequestError(
-                f"messages: fewer than {context} tokens fit the model's context, {len(self._prompt)} found; "
+                f"messages: fewer than {backend.context} tokens fit the model's context, {len(self._prompt)} found; "
                 "shorten the conversation"
             )
-        self._parser = HarmonyParser(tokenizer, tools=_recipients(conversation))
         self._messages: list[Message] = []
-        self._pending: list[str] = []  # text whose channel shows only when its message is complete
-        self._final: list[str] = []  # what has been given out of the final message that is being written
-        self._call = ToolCall.to("")  # the one that is being written
-        self._calls: list[ToolCall] = []
-        self._tokens = self._thoughts = self._unaccounted = 0
+        self._open: list[tuple[ToolCall, str | None]] = []  # calls to be answered here, and their channels
+        self._waiting: list[ToolCall] = []
+        self._outputs: list[ToolOutput] = []
+        self._turns = self._calls = self._thoughts = 0
+        self._usage = Usage()
+        self._reason: str | None = None
+        self._stop_text: str | None = None
 
-    def run(self, sampling: SamplingParams, max_tokens: int) -> Iterator[Event]:
-        """Generate and parse until the model has finished; the last event is `Done`."""
-        stop = StopText(sampling.stop)
-        started = first = time.perf_counter()
-        stopped = False
-        boundaries = [i for i, token in enumerate(self._prompt) if token == self._tokenizer.start]
-        for step in self._engine.generate(Request(self._prompt, sampling, max_tokens, boundaries)):
-            if not self._tokens:
-                first = time.perf_counter()
-            self._tokens += 1
-            self._unaccounted += 1
-            yield from self._translate(self._parser.push(step.token), stop)
-            stopped = step.stopped or stop.hit is not None
-            if stopped:
-                break
-        yield from self._translate(self._parser.finish(), stop)
-        usage = Usage(len(self._prompt), self._tokens, self._thoughts, first - started, time.perf_counter() - first)
-        yield Done(self._reply(stopped, usage, stop.hit))
+    @property
+    def prompt(self) -> Sequence[int]:
+        """Tokens that the model reads before its next turn."""
+        return self._prompt
 
-    def _translate(self, events: Iterable[harmony_events.Event], stop: StopText) -> Iterator[Event]:
-        for event in events:
-            match event:
-                case harmony_events.ContentDelta(text, None, None):
-                    self._pending.append(text)
-                case harmony_events.ContentDelta(text, channel, None):
-                    yield from self._text(text, str(channel), stop)
-                case harmony_events.MessageStarted(_, _, str(recipient)):
-                    self._call = ToolCall.to(recipient)
-                    yield CallStarted(len(self._calls), self._call.id, recipient, self._call.name)
-                case harmony_events.ContentDelta(text, _, str(recipient)):
-                    yield CallDelta(len(self._calls), self._call.id, recipient, text)
-                case harmony_events.MessageCompleted(message, ended_by):
-                    yield from self._complete(message, stop)
-                    if is_call(message) and ended_by is not None:
-                        self._calls.append(replace(self._call, arguments=message.text))
-                        yield CallCompleted(len(self._calls) - 1, self._calls[-1])
+    def events(self) -> Iterator[Event]:
+        """Everything that happens, at last `Done`; closing the iterator ends the work."""
+        while self._reason is None:
+            yield from self._turn()
+            while self._has_call():
+                yield self._record(self._refusal() or tool_loop().run(self._answer()))
+            self._conclude()
+        yield Done(self._done())
 
-    def _text(self, text: str, channel: str, stop: StopText) -> Iterator[Event]:
-        if channel == "final":
-            text = stop.push(text)
-            self._final.append(text)
-        if text:
-            yield TextDelta(channel, text)
+    async def aevents(self) -> AsyncGenerator[Event, None]:
+        """The same without blocking the event loop: the model works in a thread, and tools are awaited."""
+        with Worker() as worker:
+            while self._reason is None:
+                async with aclosing(worker.iterate(self._turn())) as events:
+                    async for event in events:
+                        yield event
+                while self._has_call():
+                    yield self._record(await self._arefusal() or await self._answer())
+                self._conclude()
+        yield Done(self._done())
 
-    def _complete(self, message: Message, stop: StopText) -> Iterator[Event]:
-        if message.channel is None and message.recipient is None:
-            message = replace(message, channel="final")
-        pending, self._pending = "".join(self._pending), []
-        if pending:
-            yield from self._text(pending, str(message.channel), stop)
-        if message.channel == "final" and message.recipient is None:
-            rest = stop.flush()
-            if rest:
-                self._final.append(rest)
-                yield TextDelta("final", rest)
-            message = replace(message, content=(TextContent("".join(self._final)),))
-            self._final = []
-        if message.channel == "analysis" and message.recipient is None:
-            self._thoughts += self._unaccounted
-        self._unaccounted = 0
-        self._messages.append(message)
+    def reply(self) -> Reply:
+        """Run it to its end."""
+        *_, last = self.events()
+        return _reply_of(last)
 
-    def _reply(self, stopped: bool, usage: Usage, stop_text: str | None) -> Reply:
-        messages = tuple(self._messages)
-        reason = "length" if not stopped else "tool_calls" if self._calls else "stop"
+    async def areply(self) -> Reply:
+        """Run it to its end without blocking the event loop."""
+        return _reply_of([event async for event in self.aevents()][-1])
+
+    # Turns
+
+    def _turn(self) -> Generator[Event, None, None]:
+        settings, first = self._settings, self._turns == 0
+        room = min(settings.max_tokens - self._usage.completion_tokens, self._backend.context - len(self._prompt))
+        guide = self._guide(settings.first if first else settings.later, room)
+        request = Request(
+            prompt=self._prompt,
+            sampling=settings.sampling,
+            max_tokens=room,
+            boundaries=tuple(i for i, token in enumerate(self._prompt) if token == self._backend.tokenizer.start),
+            guide=guide,
+            logprobs=settings.logprobs,
+            cancelled=self._is_cancelled,
+        )
+        turn = Turn(self._backend.tokenizer, self._declared, self._calls)
+        yield from turn.run(self._backend.generate, request, self._is_cancelled)
+        self._thoughts += guide.reasoning_tokens
+        self._take(turn)
+
+    def _guide(self, rules: Rules | None, room: int) -> ReasoningBudget:
+        tokenizer = self._backend.tokenizer
+        inner: Guide | None = None if rules is None else Constraint(Vocabulary.of(tokenizer), rules)
+        opening: list[int] | None = None
+        if rules is not None and rules.must_call:  # there may be no answer: open a call, as far as all agree
+            opening = _common_beginning([tokenizer.encode(f" to={recipient}") for recipient in rules.calls])
+        closing = closing_tokens(tokenizer, opening)
+        headers = len(tokenizer.encode("analysis")) + 2 + len(closing)
+        budget = max(0, room - min(ANSWER_TOKENS, room // 4) - headers)
+        if self._settings.reasoning_budget is not None:
+            budget = min(budget, max(0, self._settings.reasoning_budget - self._thoughts))
+        return ReasoningBudget(tokenizer, budget, inner, closing)
+
+    def _take(self, turn: Turn) -> None:
+        """Remember what a turn brought, and decide how it goes on."""
+        self._turns += 1
+        self._calls += len(turn.calls)
+        self._usage += turn.usage
+        self._stop_text = turn.stop_text
+        self._say(*turn.messages)
+        calls = list(zip(turn.calls, filter(is_call, turn.messages), strict=False))  # the last may be cut off
+        if turn.cancelled or not turn.ended:
+            self._reason = "cancelled" if turn.cancelled else "length"
+        elif not calls:
+            self._reason = "stop"
+        else:
+            self._open = [(call, message.channel) for call, message in calls if self._is_answered_here(call)]
+        here = [call for call, _ in self._open]
+        self._waiting = [call for call in turn.calls if call not in here]
+
+    def _conclude(self) -> None:
+        """After the calls of a turn: whether there is another turn."""
+        if self._reason is not None:
+            return
+        self._prompt = render(self._conversation, self._backend.tokenizer)
+        left = self._settings.max_tokens - self._usage.completion_tokens
+        if self._open or self._is_cancelled():
+            self._reason = "cancelled"
+            self._waiting += [call for call, _ in self._open]
+        elif self._waiting:
+            self._reason = "tool_calls"
+        elif self._turns == self._settings.max_turns or left < 1 or len(self._prompt) >= self._backend.context:
+            self._reason = "length"
+
+    def _say(self, *messages: Message) -> None:
+        self._messages += messages
+        self._conversation = self._conversation.adding(*messages)
+
+    def _is_cancelled(self) -> bool:
+        return self._settings.cancelled is not None and self._settings.cancelled()
+
+    def _done(self) -> Reply:
         return Reply(
-            messages, self._conversation.adding(*messages), usage, reason, tuple(self._calls), stop_text=stop_text
+            tuple(self._messages),
+            self._conversation,
+            self._usage,
+            self._reason or "stop",
+            tuple(self._waiting),
+            tuple(self._outputs),
+            self._settings.parse,
+            self._stop_text,
         )
 
+    # Calls
 
-def _recipients(conversation: Conversation) -> tuple[str, ...]:
-    """The recipients that calls may have: every declared function, and namespaces that are tools themselves."""
-    found = []
-    for message in conversation:
-        for content in message.content:
-            for namespace in getattr(content, "tools", ()):
-                found += [f"{namespace.name}.{tool.name}" for tool in namespace.tools] or [namespace.name]
-    return tuple(found)
+    def _is_answered_here(self, call: ToolCall) -> bool:
+        """Whether a call runs here, or is addressed to nothing, which the model is told."""
+        return self._tools.runner(call.recipient) is not None or call.recipient not in self._declared
+
+    def _has_call(self) -> bool:
+        """Whether a call is to be answered, the first of `_open`."""
+        return bool(self._open) and not self._is_cancelled()
+
+    def _refusal(self) -> ToolResult | None:
+        """What the model reads instead of a result, if the caller does not allow the call."""
+        call, _ = self._open[0]
+        confirm = self._settings.confirm
+        if confirm is None or self._tools.runner(call.recipient) is None:
+            return None
+        allowed = confirm(call)
+        return _refused(tool_loop().run(_awaited(allowed)) if isinstance(allowed, Awaitable) else allowed)
+
+    async def _arefusal(self) -> ToolResult | None:
+        call, _ = self._open[0]
+        confirm = self._settings.confirm
+        if confirm is None or self._tools.runner(call.recipient) is None:
+            return None
+        allowed = confirm(call) if inspect.iscoroutinefunction(confirm) else await asyncio.to_thread(confirm, call)
+        return _refused(await allowed if isinstance(allowed, Awaitable) else allowed)
+
+    async def _answer(self) -> ToolResult:
+        call, _ = self._open[0]
+        tool = self._tools.runner(call.recipient)
+        if tool is not None:
+            return await tool.run(call.recipient, call.arguments)
+        known = ", ".join(self._declared)
+        there_is = f"you can call {known}" if known else "there is nothing that you can call"
+        return ToolResult(f"{call.recipient} does not exist; {there_is}.", failed=True)
+
+    def _record(self, result: ToolResult) -> ToolOutput:
+        call, channel = self._open.pop(0)
+        self._say(Message.tool(call.recipient, result.text, channel))
+        self._outputs.append(ToolOutput(call, result))
+        return self._outputs[-1]
+
+
+def _common_beginning(sequences: Sequence[list[int]]) -> list[int]:
+    return [tokens[0] for tokens in takewhile(lambda tokens: len(set(tokens)) == 1, zip(*sequences, strict=False))]
+
+
+def _reply_of(event: Event) -> Reply:
+    if not isinstance(event, Done):
+        raise RuntimeError("a dialogue ended without its Done event")
+    return event.reply
+
+
+def _refused(allowed: bool) -> ToolResult | None:
+    return None if allowed else ToolResult("The user did not allow this call.", failed=True)
+
+
+async def _awaited(value: Awaitable[T]) -> T:
+    return await value
+
+
+def tool_loop() -> BackgroundLoop:
+    """The event loop in which everything that is not asynchronous runs its tools, one for the process.
+
+    Whatever keeps a connection must be opened in it: `tool_loop().run(McpTools.connect(config))`.
+    """
+    with _LOCK:
+        return _tool_loop()
+
+
+@cache
+def _tool_loop() -> BackgroundLoop:
+    loop = BackgroundLoop()
+    atexit.register(loop.close)
+    return loop
+
+
+_LOCK = threading.Lock()

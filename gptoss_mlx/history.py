@@ -1,27 +1,42 @@
 """What people hold a conversation in -> harmony messages.
 
 A history is a text (one question), a list of chat dictionaries in OpenAI's form, a list of harmony messages, or a
-harmony Conversation. In OpenAI's form `system` means what harmony calls developer, thoughts travel as `reasoning`,
-`reasoning_content` or `thinking`, and calls as `tool_calls`; content may be null and lists may be empty.
+harmony Conversation; messages and conversations may also be in the JSON form of the openai-harmony package, which
+names channels and recipients.
 """
 
 from __future__ import annotations
 
+import datetime
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
 from typing import Any
 
+from .chat_form import ChatReader
 from .errors import RequestError
-from .harmony import Conversation, DeveloperContent, Message, ReasoningEffort, Role, SystemContent, Tool, ToolNamespace
+from .harmony import (
+    Conversation,
+    DeveloperContent,
+    Message,
+    ReasoningEffort,
+    ResponseFormat,
+    Role,
+    SystemContent,
+    Tool,
+    ToolNamespace,
+)
+from .harmony.json_form import read_message
 from .harmony.message import FUNCTIONS
 
-History = str | Conversation | Sequence[Mapping[str, Any] | Message]
-ToolLike = Tool | Mapping[str, Any]
+History = str | Conversation | Mapping[str, Any] | Sequence[Mapping[str, Any] | Message]
+Declaration = Tool | Mapping[str, Any]
+"""A function in our own form or in OpenAI's."""
 
-THOUGHTS = ("reasoning", "reasoning_content", "thinking")
-KNOWN = {"role", "content", "name", "tool_calls", "tool_call_id", "refusal", "annotations", "audio", *THOUGHTS}
+TODAY = "today"
+HARMONY_FIELDS = {"channel", "recipient", "content_type"}
+HARMONY_PARTS = ("system_content", "developer_content")
 
 
 def to_conversation(
@@ -29,10 +44,16 @@ def to_conversation(
     *,
     effort: str | None = None,
     instructions: str | None = None,
-    tools: Sequence[ToolLike] = (),
+    tools: Sequence[Declaration] = (),
     date: str | None = None,
+    namespaces: Iterable[ToolNamespace] = (),
+    hints: Iterable[str] = (),
+    formats: Iterable[ResponseFormat] = (),
 ) -> Conversation:
     """The conversation to render: system message, developer message where there is something to say, history.
+
+    What the history declares already is not declared again, so a reply's conversation can go in with the same
+    arguments that it came from.
 
     Args:
         history: see the module. A system message of harmony's own among it is kept as it is.
@@ -40,12 +61,16 @@ def to_conversation(
         instructions: put before those that the history brings.
         tools: functions that the model may call.
         date: YYYY-MM-DD for the system message, None for none.
+        namespaces: built-in tools that the model may call.
+        hints: put after all instructions, such as how to use a tool well.
+        formats: response formats that the model is told of.
 
     Raises:
-        RequestError: a message has no role, an unknown field or a content that is no text.
+        RequestError: a message has no role, an unknown field or a content that is no text; or namespaces are to be
+            declared in a system message that is a plain text.
         HarmonyError: an effort or role that does not exist.
     """
-    messages = list(_messages(history))
+    messages = list(_messages(history, [as_tool(tool).name for tool in tools]))
     systems = [m for m in messages if m.role is Role.SYSTEM]
     rest = [m for m in messages if m.role is not Role.SYSTEM]
     if not systems:
@@ -53,12 +78,19 @@ def to_conversation(
         systems = [Message.system(content)]
     if effort is not None:
         systems = [_with_effort(message, effort) for message in systems]
+    systems = _with_namespaces(systems, tuple(namespaces))
     leading = list(takewhile(_is_developer, rest))
-    developer = _merge_developers(leading, instructions, [as_tool(tool) for tool in tools])
+    added = DeveloperContent(instructions, _functions([as_tool(tool) for tool in tools]), tuple(formats))
+    developer = _merge_developers(leading, added, hints)
     return Conversation((*systems, *developer, *rest[len(leading) :]))
 
 
-def as_tool(tool: ToolLike) -> Tool:
+def resolved_date(date: str | None) -> str | None:
+    """`date` with "today" as YYYY-MM-DD."""
+    return datetime.date.today().isoformat() if date == TODAY else date
+
+
+def as_tool(tool: Declaration) -> Tool:
     """A tool from OpenAI's dictionary (`{"type": "function", "function": {...}}`), or as it is.
 
     Raises:
@@ -73,74 +105,34 @@ def as_tool(tool: ToolLike) -> Tool:
     return Tool(name, function.get("description") or "", function.get("parameters"))
 
 
-def _messages(history: History) -> Iterator[Message]:
+def _messages(history: History, functions: Sequence[str]) -> Iterator[Message]:
     if isinstance(history, str):
         yield Message.user(history)
         return
-    callers: dict[str, str] = {}
+    if isinstance(history, Mapping):
+        yield from Conversation.from_dict(history)
+        return
+    if not isinstance(history, Iterable):
+        raise RequestError(f"messages: a question, a list of messages or a Conversation expected, {history!r} found")
+    reader = ChatReader(functions)
     for position, message in enumerate(history):
+        where = f"messages[{position}]"
         if isinstance(message, Message):
             yield message
-        elif isinstance(message, Mapping):
-            yield from _from_chat(message, f"messages[{position}]", callers)
+        elif not isinstance(message, Mapping):
+            raise RequestError(f"{where}: a dictionary or a Message expected, {message!r} found")
+        elif _is_harmony(message):
+            yield read_message(message, where)
         else:
-            raise RequestError(f"messages[{position}]: a dictionary or a Message expected, {message!r} found")
+            yield from reader.read(message, where)
 
 
-def _from_chat(message: Mapping[str, Any], where: str, callers: dict[str, str]) -> Iterator[Message]:
-    unknown = sorted(set(message) - KNOWN)
-    if unknown:
-        raise RequestError(f"{where}: unknown field {unknown[0]!r}; known are {', '.join(sorted(KNOWN))}")
-    text = _text(message.get("content"), where)
-    match message.get("role"):
-        case "system" | "developer":
-            yield Message.developer(DeveloperContent(text))
-        case "user":
-            yield Message.user(text, message.get("name"))
-        case "assistant":
-            yield from _from_assistant(message, text, where, callers)
-        case "tool" | "function":
-            name = message.get("name") or callers.get(message.get("tool_call_id") or "")
-            if not name:
-                raise RequestError(f"{where}: a tool message needs the tool_call_id of an earlier call, or a name")
-            yield Message.tool(_qualified(name), text)
-        case role:
-            raise RequestError(f"{where}: role system, developer, user, assistant or tool expected, {role!r} found")
-
-
-def _from_assistant(message: Mapping[str, Any], text: str, where: str, callers: dict[str, str]) -> Iterator[Message]:
-    for field in THOUGHTS:
-        if message.get(field):
-            yield Message.assistant(_text(message[field], f"{where}.{field}"), channel="analysis")
-            break
-    calls = message.get("tool_calls") or ()
-    if text:
-        yield Message.assistant(text, channel="commentary" if calls else "final")
-    for call in calls:
-        function = call.get("function") or {}
-        name, arguments = function.get("name"), function.get("arguments", "{}")
-        if not name:
-            raise RequestError(f"{where}: a tool call needs function.name, {json.dumps(call, default=str)[:80]} found")
-        if call.get("id"):
-            callers[call["id"]] = name
-        arguments = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-        yield Message.call(_qualified(name), arguments)
-
-
-def _qualified(name: str) -> str:
-    return name if name.startswith(f"{FUNCTIONS}.") else f"{FUNCTIONS}.{name}"
-
-
-def _text(content: Any, where: str) -> str:
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content
-    if isinstance(content, Sequence):
-        parts = [part.get("text") if isinstance(part, Mapping) else part for part in content]
-        if all(isinstance(part, str) for part in parts):
-            return "".join(str(part) for part in parts)
-    raise RequestError(f"{where}: text or a list of text parts expected; gpt-oss reads text only")
+def _is_harmony(message: Mapping[str, Any]) -> bool:
+    """Whether a dictionary is in the form of the openai-harmony package."""
+    content = message.get("content")
+    parts = content if isinstance(content, Sequence) and not isinstance(content, str) else ()
+    kinds = [part.get("type") for part in parts if isinstance(part, Mapping)]
+    return not HARMONY_FIELDS.isdisjoint(message) or any(kind in HARMONY_PARTS for kind in kinds)
 
 
 def _is_developer(message: Message) -> bool:
@@ -155,15 +147,41 @@ def _with_effort(message: Message, effort: str) -> Message:
     return replace(message, content=tuple(parts))
 
 
-def _merge_developers(leading: list[Message], instructions: str | None, tools: list[Tool]) -> tuple[Message, ...]:
-    """One developer message out of those that open the history, what the caller adds in front."""
+def _with_namespaces(systems: list[Message], namespaces: tuple[ToolNamespace, ...]) -> list[Message]:
+    """The system messages, the first of which declares `namespaces` as well."""
+    if not namespaces:
+        return systems
+    first = systems[0].content[0] if systems[0].content else None
+    if not isinstance(first, SystemContent):
+        names = ", ".join(namespace.name for namespace in namespaces)
+        raise RequestError(f"tools: {names} must be declared in a system message of SystemContent, a text found")
+    added = {namespace.name for namespace in namespaces}
+    content = replace(first, tools=(*(n for n in first.tools if n.name not in added), *namespaces))
+    return [replace(systems[0], content=(content, *systems[0].content[1:])), *systems[1:]]
+
+
+def _functions(functions: Sequence[Tool]) -> tuple[ToolNamespace, ...]:
+    return (ToolNamespace.functions(functions),) if functions else ()
+
+
+def _merge_developers(leading: list[Message], added: DeveloperContent, hints: Iterable[str]) -> tuple[Message, ...]:
+    """One developer message out of those that open the history, what the caller adds before and after."""
     contents = [part for message in leading for part in message.content if isinstance(part, DeveloperContent)]
-    texts = [instructions, *(content.instructions for content in contents)]
-    functions = [t for c in contents for n in c.tools if n.name == FUNCTIONS for t in n.tools] + tools
+    said = "\n\n".join(content.instructions for content in contents if content.instructions)
+    texts = [added.instructions if not _says(said, added.instructions) else None, said]
+    texts += [hint for hint in hints if not _says(said, hint)]
+    every = [*contents, added]
+    functions = {tool.name: tool for c in every for n in c.tools if n.name == FUNCTIONS for tool in n.tools}
     others = [n for c in contents for n in c.tools if n.name != FUNCTIONS]
+    forms = {form.name: form for c in every for form in c.response_formats}
     merged = DeveloperContent(
         "\n\n".join(text for text in texts if text) or None,
-        (*((ToolNamespace.functions(functions),) if functions else ()), *others),
-        tuple(form for content in contents for form in content.response_formats),
+        (*_functions(list(functions.values())), *others),
+        tuple(forms.values()),
     )
     return (Message.developer(merged),) if merged != DeveloperContent() else ()
+
+
+def _says(text: str, part: str | None) -> bool:
+    """Whether `part` stands in `text` as paragraphs of its own."""
+    return part is not None and f"\n\n{part}\n\n" in f"\n\n{text}\n\n"

@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
-import datetime
-from collections.abc import Callable, Iterator, Sequence
+import functools
+import inspect
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
 from . import hub
+from .answer_format import AnswerFormat
 from .cache import Cache
 from .config import ModelConfig
-from .conversation import Turn
-from .engine import PREFILL_CHUNK, Engine, EngineOptions, Request, StopText, TokenLogprobs, check_tokens
+from .conversation import MAX_TOKENS, MAX_TURNS, Backend, Confirm, Dialogue, Settings
+from .engine import PREFILL_CHUNK, Engine, EngineOptions, Generated, Request, StopText, TokenLogprobs, check_tokens
 from .errors import TokenizerError
-from .events import Done, Event, Reply
-from .history import History, ToolLike, to_conversation
+from .events import Event, Reply
+from .history import TODAY, History, resolved_date
 from .model import Model
 from .sampling import SamplingParams
+from .session import ChatSession
 from .tokenizer import StreamDecoder, Tokenizer
+from .toolbox import Toolbox, ToolLike
 from .weights import load_model
 
 LOGITS_ROWS = 32
 """Positions whose logits are held at once: 26 MB with the released vocabulary."""
-TODAY = "today"
-MAX_TOKENS = 16384
-"""Tokens of one chat answer, thoughts included, unless asked otherwise."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,24 @@ def load(
         ConfigError, CheckpointError, TokenizerError: the folder is not a whole gpt-oss model.
     """
     return GptOss.from_folder(hub.find(name), exact=exact, progress=progress)
+
+
+def _taking(
+    prepare: Callable[Concatenate[GptOss, P], Dialogue],
+) -> Callable[[Callable[[GptOss, Dialogue], R]], Callable[Concatenate[GptOss, P], R]]:
+    """Let a method take what `prepare` takes, and get what it returns."""
+
+    def decorate(method: Callable[[GptOss, Dialogue], R]) -> Callable[Concatenate[GptOss, P], R]:
+        @functools.wraps(method)
+        def taking(self: GptOss, /, *args: P.args, **options: P.kwargs) -> R:
+            return method(self, prepare(self, *args, **options))
+
+        signature = inspect.signature(prepare)
+        returned = inspect.signature(method).return_annotation
+        taking.__signature__ = signature.replace(return_annotation=returned)  # type: ignore[attr-defined]
+        return taking
+
+    return decorate
 
 
 class GptOss:
@@ -154,7 +177,7 @@ class GptOss:
         max_tokens: int | None = None,
         logprobs: int | None = None,
         cancelled: Callable[[], bool] | None = None,
-    ) -> Iterator[Token]:
+    ) -> Generator[Token, None, None]:
         """Continue raw tokens until a stop token, a stop text, `max_tokens` or the end of the context.
 
         Stop tokens (`<|return|>`, `<|call|>`, `<|endoftext|>`) are yielded with an empty text; other special
@@ -186,62 +209,106 @@ class GptOss:
             rest = "" if stop.hit is not None else stop.push(decoder.flush()) + stop.flush()
             yield replace(last, text=last.text + rest)
 
-    def stream(
+    def dialogue(
         self,
         messages: History,
         *,
         effort: str | None = None,
         instructions: str | None = None,
         tools: Sequence[ToolLike] = (),
+        tool_choice: str = "auto",
+        response_format: Any = None,
         sampling: SamplingParams | None = None,
         max_tokens: int = MAX_TOKENS,
+        reasoning_budget: int | None = None,
+        max_turns: int = MAX_TURNS,
+        logprobs: int | None = None,
+        confirm: Confirm | None = None,
+        cancelled: Callable[[], bool] | None = None,
         date: str | None = TODAY,
-    ) -> Iterator[Event]:
-        """Answer a conversation piece by piece: `TextDelta` and `CallDelta` events, at last a `Done` with the Reply.
+    ) -> Dialogue:
+        """Prepare a reply to a conversation; `stream`, `chat`, `astream` and `achat` take the same and run it.
 
         Args:
             messages: a question, chat dictionaries in OpenAI's form, harmony messages or a Conversation.
             effort: low, medium (the default) or high: how long to think.
             instructions: what the model should keep to (harmony's developer message).
-            tools: functions that the model may call; the caller runs them.
+            tools: what the model may call. Python callables and `RunnableTool`s run here, and the model goes on with
+                their results; calls of functions that are only declared (OpenAI's dictionaries, harmony's `Tool`) end
+                the reply, for the caller to answer.
+            tool_choice: `auto`, `none`, `required`, or the name of the function to call first. Arguments are valid
+                under the schema of a function that is declared as strict.
+            response_format: what the answer must be: a JSON Schema, `{"type": "json_object"}`, a pydantic model or a
+                dataclass. `Reply.parsed` is then its value.
             sampling: how tokens are chosen; stop texts apply to the answer, not to thoughts.
-            max_tokens: tokens at most, thoughts included.
+            max_tokens: tokens at most of all turns together, thoughts included.
+            reasoning_budget: tokens of thoughts at most; then the answer begins. In any case some of `max_tokens` is
+                kept for the answer: see `conversation.Settings`.
+            max_turns: how often the model may speak, results of calls in between. After the last time its calls are
+                still answered, and the finish reason is `length`: going on with the reply's conversation is possible.
+            logprobs: how many of the likeliest tokens to tell with each token of the text; None: nothing.
+            confirm: asked before a call runs here; where it says no, the model is told. May be asynchronous.
+            cancelled: asked at each token; where it says yes, the reply ends there, with finish reason `cancelled`.
             date: YYYY-MM-DD, "today", or None for no date in the prompt.
 
         Raises:
-            RequestError, HarmonyError: the request cannot be rendered or does not fit.
+            RequestError, HarmonyError: the request cannot be rendered, enforced, or does not fit.
         """
-        if date == TODAY:
-            date = datetime.date.today().isoformat()
-        conversation = to_conversation(messages, effort=effort, instructions=instructions, tools=tools, date=date)
-        turn = Turn(self.engine, self.tokenizer, conversation)
-        return turn.run(sampling or SamplingParams(), max_tokens)
-
-    def chat(
-        self,
-        messages: History,
-        *,
-        effort: str | None = None,
-        instructions: str | None = None,
-        tools: Sequence[ToolLike] = (),
-        sampling: SamplingParams | None = None,
-        max_tokens: int = MAX_TOKENS,
-        date: str | None = TODAY,
-    ) -> Reply:
-        """Answer a conversation at once; the arguments are those of `stream`.
-
-        Returns:
-            The Reply: `.final`, `.analysis`, `.calls`, `.messages`, `.usage`, `.conversation`.
-        """
-        *_, last = self.stream(
+        box, form = Toolbox(tools), AnswerFormat.of(response_format)
+        conversation = box.conversation(
             messages,
             effort=effort,
             instructions=instructions,
-            tools=tools,
-            sampling=sampling,
-            max_tokens=max_tokens,
-            date=date,
+            date=resolved_date(date),
+            formats=() if form is None else (form.declared,),
         )
-        if not isinstance(last, Done):
-            raise RuntimeError("a turn ended without its Done event")
-        return last.reply
+        first, later = box.rules(tool_choice, conversation, None if form is None else form.grammar)
+        settings = Settings(
+            sampling=sampling or SamplingParams(),
+            max_tokens=max_tokens,
+            reasoning_budget=reasoning_budget,
+            max_turns=max_turns,
+            logprobs=logprobs,
+            first=first,
+            later=later,
+            parse=None if form is None else form.parse,
+            confirm=confirm,
+            cancelled=cancelled,
+        )
+        context = self.model.args.max_position_embeddings
+        return Dialogue(Backend(self._generate, self.tokenizer, context), conversation, box, settings)
+
+    @_taking(dialogue)
+    def stream(self, dialogue: Dialogue) -> Iterator[Event]:
+        """Answer piece by piece: events as they happen, at last `Done` with the Reply. Arguments as `dialogue`'s.
+
+        Closing the iterator ends the work.
+        """
+        return dialogue.events()
+
+    @_taking(dialogue)
+    def chat(self, dialogue: Dialogue) -> Reply:
+        """Answer at once; the arguments are those of `dialogue`."""
+        return dialogue.reply()
+
+    @_taking(dialogue)
+    def astream(self, dialogue: Dialogue) -> AsyncGenerator[Event, None]:
+        """Answer piece by piece without blocking the event loop; the arguments are those of `dialogue`."""
+        return dialogue.aevents()
+
+    @_taking(dialogue)
+    async def achat(self, dialogue: Dialogue) -> Reply:
+        """Answer at once without blocking the event loop; the arguments are those of `dialogue`."""
+        return await dialogue.areply()
+
+    def session(self, **settings: Any) -> ChatSession:
+        """Begin a conversation that is kept from question to question; see `ChatSession` for its settings."""
+        return ChatSession(self, **settings)
+
+    def _generate(self, request: Request) -> Generator[Generated, None, None]:
+        """The one place where conversations meet the engine."""
+        sequence = self.engine.submit(request)
+        try:
+            yield from self.engine.outputs(sequence)
+        finally:
+            vars(request.figures).update(vars(sequence.figures))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gptoss_mlx
-from gptoss_mlx import GptOss, SamplingParams
+from gptoss_mlx import Conversation, GptOss, Reply, SamplingParams
 from gptoss_mlx.errors import ModelNotFoundError, RequestError, TokenizerError
-from gptoss_mlx.events import CallDelta, Done, Event, TextDelta
+from gptoss_mlx.events import Done, Event, TextDelta
 from gptoss_mlx.harmony import Message, Role
 from toy import write_toy
 
@@ -22,38 +25,10 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> GptOss:
     return gptoss_mlx.load(write_toy(tmp_path_factory.mktemp("toy")))
 
 
-def biased(toy: GptOss, text: str, names: tuple[str, ...]) -> list[int]:
-    """Tokens of a text with the named control tokens put between its pieces (cut at `|`)."""
-    tokens: list[int] = []
-    for piece in text.split("|"):
-        tokens += [toy.tokenizer.special[f"<|{piece}|>"]] if piece in names else toy.tokenizer.encode(piece)
-    return tokens
-
-
-class Scripted:
-    """Stands in for the sampler: says given tokens, then ends."""
-
-    def __init__(self, tokens: list[int]) -> None:
-        self.left = list(tokens)
-
-    def choose(self, *_: object) -> int:
-        return self.left.pop(0)
-
-
-def scripted(toy: GptOss, monkeypatch: pytest.MonkeyPatch, text: str, **options: object) -> list[Event]:
-    names = ("start", "end", "message", "channel", "constrain", "return", "call")
-    tokens = biased(toy, text, names)
-    monkeypatch.setattr("gptoss_mlx.engine.sequence.Sampler", lambda params, size: Scripted(tokens))
-    return list(toy.stream("q", max_tokens=len(tokens), **options))  # type: ignore[arg-type]
-
-
 def reply_of(events: list[Event]) -> gptoss_mlx.Reply:
     last = events[-1]
     assert isinstance(last, Done)
     return last.reply
-
-
-THOUGHT = "|channel|analysis|message|I think.|end||start|assistant"
 
 
 def test_names_are_few() -> None:
@@ -61,57 +36,6 @@ def test_names_are_few() -> None:
         "Conversation", "GptOss", "GptOssError", "Message", "Reply", "SamplingParams", "__version__", "load",
     ]  # fmt: skip
     assert all(hasattr(gptoss_mlx, name) for name in gptoss_mlx.__all__)
-
-
-def test_an_answer_with_thoughts(toy: GptOss, monkeypatch: pytest.MonkeyPatch) -> None:
-    events = scripted(toy, monkeypatch, THOUGHT + "|channel|final|message|Paris é 日本.|return|")
-    reply = reply_of(events)
-    assert (reply.analysis, reply.final, str(reply)) == ("I think.", "Paris é 日本.", "Paris é 日本.")
-    assert reply.finish_reason == "stop"
-    assert [m.channel for m in reply.messages] == ["analysis", "final"]
-    assert reply.conversation.messages[-2:] == reply.messages
-    for channel, text in (("analysis", reply.analysis), ("final", reply.final)):
-        deltas = [event.text for event in events if isinstance(event, TextDelta) and event.channel == channel]
-        assert "".join(deltas) == text
-        assert len(deltas) > 1
-    assert 0 < reply.usage.reasoning_tokens < reply.usage.completion_tokens
-    assert "<details>" in reply._repr_markdown_()
-
-
-def test_a_call(toy: GptOss, monkeypatch: pytest.MonkeyPatch) -> None:
-    tool = {"name": "tide", "description": "Tide."}
-    text = '|channel|commentary to=functions.tide |constrain|json|message|{"port":"BES"}|call|'
-    events = scripted(toy, monkeypatch, THOUGHT + text, tools=[tool])
-    reply = reply_of(events)
-    assert [(call.name, call.arguments) for call in reply.calls] == [("tide", '{"port":"BES"}')]
-    assert (reply.final, reply.finish_reason) == ("", "tool_calls")
-    assert "".join(e.text for e in events if isinstance(e, CallDelta)) == '{"port":"BES"}'
-
-
-def test_cut_off(toy: GptOss, monkeypatch: pytest.MonkeyPatch) -> None:
-    reply = reply_of(scripted(toy, monkeypatch, THOUGHT + "|channel|final|message|It is"))
-    assert (reply.final, reply.finish_reason) == ("It is", "length")
-    reply = reply_of(scripted(toy, monkeypatch, "|channel|analysis|message|It is"))
-    assert (reply.final, reply.analysis, reply.finish_reason) == ("", "It is", "length")
-
-
-def test_stop_texts_apply_to_the_answer_only(toy: GptOss, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = "|channel|analysis|message|no STOP here|end||start|assistant|channel|final|message|one STOP two|return|"
-    events = scripted(toy, monkeypatch, text, sampling=SamplingParams(stop=["STOP"]))
-    reply = reply_of(events)
-    assert (reply.analysis, reply.final, reply.finish_reason) == ("no STOP here", "one ", "stop")
-    assert "".join(e.text for e in events if isinstance(e, TextDelta) and e.channel == "final") == "one "
-
-
-def test_markup_never_reaches_the_answer(toy: GptOss, monkeypatch: pytest.MonkeyPatch) -> None:
-    for broken in (
-        "|channel|final hello|return|",
-        "|message|hello|return|",
-        "hello|end|",
-        "|channel|final|message|hello",
-    ):
-        reply = reply_of(scripted(toy, monkeypatch, broken))
-        assert reply.final == "hello", broken
 
 
 @given(seed=st.integers(0, 10_000), effort=st.sampled_from(["low", "medium", "high"]))
@@ -131,12 +55,42 @@ def test_random_output_becomes_messages(toy: GptOss, seed: int, effort: str) -> 
         assert "<|" not in message.text
 
 
-def test_a_second_turn_goes_on(toy: GptOss, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = reply_of(scripted(toy, monkeypatch, THOUGHT + "|channel|final|message|Paris.|return|"))
-    monkeypatch.undo()
-    second = toy.chat(first.conversation.adding(Message.user("And?")), max_tokens=5)
+def test_a_second_turn_goes_on(toy: GptOss) -> None:
+    said = (Message.assistant("I think.", "analysis"), Message.assistant("Paris."))
+    second = toy.chat(Conversation((Message.user("q"), *said, Message.user("And?"))), max_tokens=5)
     roles = [m.role for m in second.conversation][:5]
     assert roles == [Role.SYSTEM, Role.USER, Role.ASSISTANT, Role.ASSISTANT, Role.USER]
+
+
+def test_every_form_takes_the_same_and_says_so(toy: GptOss) -> None:
+    options: dict[str, Any] = {"sampling": SamplingParams(seed=2), "max_tokens": 30, "date": None}
+    expected = toy.chat("hello", **options)
+
+    async def ask() -> tuple[list[Event], Reply]:
+        events = [event async for event in toy.astream("hello", **options)]
+        return events, await toy.achat("hello", **options)
+
+    events, reply = asyncio.run(ask())
+    assert expected.messages == reply.messages == reply_of(events).messages
+    wanted = list(inspect.signature(toy.dialogue).parameters)
+    for form in (toy.stream, toy.chat, toy.astream, toy.achat):
+        assert list(inspect.signature(form).parameters) == wanted
+        assert "dialogue" in (form.__doc__ or "")
+        with pytest.raises(TypeError, match="efort"):
+            form("hello", efort="low")  # type: ignore[call-arg]
+
+
+def test_logprobs_come_with_the_text(toy: GptOss) -> None:
+    options: dict[str, Any] = {"sampling": SamplingParams(seed=2), "max_tokens": 30, "date": None}
+    events = list(toy.stream("hello", logprobs=3, **options))
+    told = [entry for event in events if isinstance(event, TextDelta) for entry in event.logprobs]
+    assert told
+    for entry in told:
+        assert len(entry.top) == 3
+        assert 0 >= entry.top[0][1] >= entry.logprob
+    plain = list(toy.stream("hello", **options))
+    assert reply_of(plain).messages == reply_of(events).messages
+    assert not any(event.logprobs for event in plain if isinstance(event, TextDelta))
 
 
 def test_generate_yields_the_text_of_its_tokens(toy: GptOss) -> None:

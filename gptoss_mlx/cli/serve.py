@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from gptoss_mlx import hub
+from gptoss_mlx import demo, hub
 from gptoss_mlx.errors import RequestError
 
 from .app import OneLineErrors
@@ -61,6 +61,8 @@ def serve(
     settings = Settings(api_key, cors, max_body << 20, idle_unload=idle_unload, log_content=log_content)
     options = EngineOptions(max_sequences, max_waiting, prefix_memory << 20)
     folders = _folders(model, aliases)
+    if demo.MODEL_FOLDER in folders.values():
+        click.echo(demo.NOTICE, err=True)
     backends = {name: LocalBackend(name, folder, options, max_tokens) for name, folder in folders.items()}
     run(backends, settings, host=host, port=port, drain=drain)
 

@@ -26,6 +26,25 @@ class Guide(Protocol):
     def forced(self) -> list[int]:
         """Tokens that come next whatever the model thinks; often none."""
 
+    def rollback(self, count: int) -> None:
+        """Take back the last `count` tokens."""
+
+
+@dataclass
+class Figures:
+    """What became of a request, as it goes on."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    """Of the prompt, those that an earlier one had left behind."""
+    generated_tokens: int = 0
+    drafted_tokens: int = 0
+    """Tokens that were guessed and verified."""
+    accepted_tokens: int = 0
+    """Those of them that were right."""
+    prompt_seconds: float = 0.0
+    """From the request to the first token."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -47,6 +66,8 @@ class Request:
     """How many of the likeliest tokens to tell with each token (0: only its own log-probability); None: nothing."""
     cancelled: Callable[[], bool] | None = None
     """Asked before each step, from any thread: whether nobody wants the rest."""
+    figures: Figures = field(default_factory=Figures, compare=False)
+    """What became of it the last time; kept by whoever runs it."""
 
     def __post_init__(self) -> None:
         if self.max_tokens is not None and self.max_tokens < 1:
@@ -76,19 +97,3 @@ class Generated:
     forced: bool = False
     """Whether the guide left no choice."""
     logprobs: TokenLogprobs | None = None
-
-
-@dataclass
-class Figures:
-    """What became of a request, as it goes on."""
-
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    """Of the prompt, those that an earlier one had left behind."""
-    generated_tokens: int = 0
-    drafted_tokens: int = 0
-    """Tokens that were guessed and verified."""
-    accepted_tokens: int = 0
-    """Those of them that were right."""
-    prompt_seconds: float = 0.0
-    """From the request to the first token."""

@@ -1,8 +1,9 @@
 """The scheduler: many sequences over one pass of the weights.
 
 A step reads a chunk of one prompt, if one waits to be read, and gives every sequence that is decoding its next token,
-all in one pass: sequences join and leave at every step. Whoever waits for a token drives the engine for all, so a
-program of one sequence needs no thread, and a server may have a thread per request.
+all in one pass: sequences join and leave at every step. Whoever waits for a token drives the engine for all, from
+any thread. The work itself is done in a thread of the engine's own, because MLX's arrays cannot leave the thread that
+began to compute them, and sequences share them.
 
 Warm equals cold: what a sequence gives does not depend on its company, on the sizes of chunks, on what was found in
 the store of prefixes, or on drafts. On a CPU with native kernels that holds to the last bit: products of a prompt
@@ -18,7 +19,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -95,6 +98,7 @@ class Engine:
         self._stop_tokens = frozenset(stop_tokens)
         self._fits = fits or (lambda _: True)
         self._lock = threading.RLock()
+        self._thread = ThreadPoolExecutor(1, "gptoss-mlx engine")
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
         self._costs = Costs()
@@ -137,7 +141,7 @@ class Engine:
         """Let a sequence go; it takes no part in further steps."""
         sequence.cancel()
         with self._lock:
-            self._retire()
+            self._work(self._retire)
 
     def outputs(self, sequence: Sequence) -> Generator[Generated, None, None]:
         """The tokens of a sequence as they come. Closing the iterator cancels what is left.
@@ -173,17 +177,24 @@ class Engine:
     def step(self) -> None:
         """Read a chunk of a prompt, and give every decoding sequence its next token."""
         with self._lock:
-            self._retire()
-            self._admit()
-            decoding = [sequence for sequence in self._running if sequence.is_decoding]
-            reading = next((sequence for sequence in self._running if not sequence.is_decoding), None)
-            if reading is not None:
-                self._guarded(self._read, reading, self._chunk(bool(decoding)))
-                self._running.remove(reading)  # the next one's turn
-                self._running.append(reading)
-            if decoding:
-                self._decode(decoding)
-            self._retire()
+            self._work(self._step)
+
+    def _work(self, act: Callable[[], None]) -> None:
+        """Let the engine's thread do something, as the caller's context has it (see `kernels.exactly`)."""
+        self._thread.submit(copy_context().run, act).result()
+
+    def _step(self) -> None:
+        self._retire()
+        self._admit()
+        decoding = [sequence for sequence in self._running if sequence.is_decoding]
+        reading = next((sequence for sequence in self._running if not sequence.is_decoding), None)
+        if reading is not None:
+            self._guarded(self._read, reading, self._chunk(bool(decoding)))
+            self._running.remove(reading)  # the next one's turn
+            self._running.append(reading)
+        if decoding:
+            self._decode(decoding)
+        self._retire()
 
     def _retire(self) -> None:
         for sequence in [s for s in self._running if s.finished or s.cancelled]:

@@ -25,10 +25,11 @@ from itertools import groupby
 from typing import Any
 
 from gptoss_mlx import hub
+from gptoss_mlx.conversation import MAX_TOKENS
 from gptoss_mlx.errors import RequestError
 from gptoss_mlx.harmony import Message, render
 from gptoss_mlx.history import to_conversation
-from gptoss_mlx.runtime import MAX_TOKENS, load
+from gptoss_mlx.runtime import load
 from gptoss_mlx.sampling import SamplingParams
 
 from .perplexity import windows

@@ -17,10 +17,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
+from gptoss_mlx.conversation import MAX_TOKENS
 from gptoss_mlx.errors import GptOssError, RequestError
 from gptoss_mlx.harmony import Message, ReasoningEffort, render
 from gptoss_mlx.history import to_conversation
-from gptoss_mlx.runtime import MAX_TOKENS, GptOss
+from gptoss_mlx.runtime import GptOss
 from gptoss_mlx.sampling import SamplingParams
 
 from .answers import LETTERS, Verdict, judge

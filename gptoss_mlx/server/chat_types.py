@@ -118,9 +118,6 @@ class ChatRequest(SamplingFields):
         """
         if self.top_logprobs is not None and not self.logprobs:
             raise RequestError("top_logprobs: logprobs of true expected beside it, none found")
-        if self.response_format is not None and self.response_format.type == "json_schema":
-            if self.response_format.json_schema is None:
-                raise RequestError("response_format: an object json_schema expected, none found")
         tools, tool_choice = self._choice()
         return TurnRequest(
             messages=self.messages,
@@ -162,4 +159,6 @@ class ChatRequest(SamplingFields):
         wanted = self.response_format
         if wanted is None or wanted.type == "text":
             return None
+        if wanted.type == "json_schema" and wanted.json_schema is None:
+            raise RequestError("response_format: an object json_schema expected, none found")
         return wanted.model_dump(exclude_none=True, by_alias=True)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -14,18 +15,19 @@ from typing import TypeVar
 import mlx.core as mx
 
 from gptoss_mlx.config import ModelConfig
+from gptoss_mlx.conversation import MAX_TOKENS, Dialogue
 from gptoss_mlx.engine import EngineOptions, TokenLogprobs, check_tokens
 from gptoss_mlx.engine.sequence import logprobs_of
 from gptoss_mlx.errors import BusyError
-from gptoss_mlx.events import CallCompleted, CallDelta, CallStarted, Done, Event
-from gptoss_mlx.harmony import render
-from gptoss_mlx.history import to_conversation
-from gptoss_mlx.runtime import MAX_TOKENS, GptOss, Token
+from gptoss_mlx.events import CallCompleted, CallDelta, CallStarted, Done, Event, ToolCall
+from gptoss_mlx.runtime import GptOss, Token
 from gptoss_mlx.tokenizer import Tokenizer
+from gptoss_mlx.worker import Worker
 
 from .backend import CompletionRequest, Load, Stream, TurnRequest
 
 T = TypeVar("T")
+Cancelled = Callable[[], bool]
 
 
 class LocalBackend:
@@ -77,40 +79,37 @@ class LocalBackend:
 
     async def prompt(self, request: TurnRequest) -> list[int]:
         """The prompt that `request` makes; see `Backend.prompt`."""
-        return await asyncio.to_thread(self._prompt, request)
-
-    def _prompt(self, request: TurnRequest) -> list[int]:
-        conversation = to_conversation(
-            request.messages,
-            effort=request.effort,
-            instructions=request.instructions,
-            tools=request.tools,
-            date=request.date,
-        )
-        return render(conversation, self.tokenizer)
+        runtime = await self.ready()
+        dialogue = await asyncio.to_thread(_dialogue, runtime, request, self._max_tokens)
+        return list(dialogue.prompt)
 
     async def start(self, request: TurnRequest) -> Stream[Event]:
         """The events of a reply; see `Backend.start`."""
-        return await self._start(lambda runtime: _turn(runtime, request, self._max_tokens))
+        return await self._start(lambda runtime, gone: _events(runtime, request, self._max_tokens, gone))
 
     async def complete(self, request: CompletionRequest) -> Stream[Token]:
         """The pieces of a completion; see `Backend.complete`."""
-        return await self._start(lambda runtime: _completion(runtime, request))
+        return await self._start(lambda runtime, gone: in_thread(_completion(runtime, request, gone)))
 
     async def score(self, tokens: Sequence[int], top: int) -> list[TokenLogprobs]:
         """Log-probabilities of given tokens; see `Backend.score`."""
-        async with await self._start(lambda runtime: _scores(runtime, tokens, top)) as scores:
+        async with await self._start(lambda runtime, _: in_thread(_scores(runtime, tokens, top))) as scores:
             return [score async for score in scores]
 
-    async def _start(self, prepare: Callable[[GptOss], Iterator[T]]) -> Stream[T]:
+    async def _start(self, prepare: Callable[[GptOss, Cancelled], AsyncGenerator[T, None]]) -> Stream[T]:
         self._take()
+        gone = threading.Event()
+
+        def release() -> None:
+            gone.set()
+            self._release()
+
         try:
             runtime = await self.ready()
-            steps = await asyncio.to_thread(prepare, runtime)
-        except BaseException:
-            self._release()
+            return Stream(await asyncio.to_thread(prepare, runtime, gone.is_set), release)
+        except BaseException:  # a client that has gone as well: the place must be free again
+            release()
             raise
-        return Stream(in_thread(steps), self._release)
 
     def _take(self) -> None:
         places = self._options.max_sequences + self._options.max_waiting
@@ -137,47 +136,57 @@ class LocalBackend:
         mx.clear_cache()
 
 
-def _turn(runtime: GptOss, request: TurnRequest, max_tokens: int) -> Iterator[Event]:
-    events = runtime.stream(
-        request.messages,
-        effort=request.effort,
-        instructions=request.instructions,
-        tools=request.tools,
-        sampling=request.sampling,
-        max_tokens=request.max_tokens or max_tokens,
-        date=request.date,
-    )
+def _events(
+    runtime: GptOss, request: TurnRequest, max_tokens: int, cancelled: Cancelled
+) -> AsyncGenerator[Event, None]:
+    events = _dialogue(runtime, request, max_tokens, cancelled).aevents()
     return events if request.parallel_calls else _first_call(events, request)
 
 
-def _first_call(events: Iterator[Event], request: TurnRequest) -> Iterator[Event]:
+def _dialogue(runtime: GptOss, request: TurnRequest, max_tokens: int, cancelled: Cancelled | None = None) -> Dialogue:
+    return runtime.dialogue(
+        request.messages,
+        effort=request.effort,
+        instructions=request.instructions,
+        tools=(*request.tools, *request.built_in),
+        tool_choice=request.tool_choice,
+        response_format=request.response_format,
+        sampling=request.sampling,
+        max_tokens=max_tokens if request.max_tokens is None else request.max_tokens,
+        reasoning_budget=request.reasoning_budget,
+        logprobs=request.logprobs,
+        cancelled=cancelled,
+        date=request.date,
+    )
+
+
+async def _first_call(events: AsyncGenerator[Event, None], request: TurnRequest) -> AsyncGenerator[Event, None]:
     """The events without any call for the client after the first."""
     first: int | None = None
-    for event in events:
-        match event:
-            case CallStarted(index, _, recipient) if first is None and request.is_for_client(recipient):
-                first = index
-            case CallStarted(_, _, recipient) | CallDelta(_, _, recipient) if request.is_for_client(recipient):
-                if event.index != first:
-                    continue
-            case CallCompleted(index, call) if index != first and request.is_for_client(call.recipient):
-                continue
-            case Done(reply):
-                event = Done(replace(reply, calls=reply.calls[:1]))
-        yield event
+    async with aclosing(events):
+        async for event in events:
+            match event:
+                case CallStarted(index, _, recipient) if first is None and request.is_for_client(recipient):
+                    first = index
+                case CallStarted(index, _, to) | CallDelta(index, _, to) | CallCompleted(index, ToolCall(recipient=to)):
+                    if index != first and request.is_for_client(to):
+                        continue
+                case Done(reply):
+                    event = Done(replace(reply, calls=reply.calls[:1]))
+            yield event
 
 
-def _completion(runtime: GptOss, request: CompletionRequest) -> Iterator[Token]:
+def _completion(runtime: GptOss, request: CompletionRequest, cancelled: Cancelled) -> Generator[Token, None, None]:
     check_tokens(runtime.model, request.tokens)
-    return runtime.generate(request.tokens, request.sampling, request.max_tokens, request.logprobs)
+    return runtime.generate(request.tokens, request.sampling, request.max_tokens, request.logprobs, cancelled)
 
 
-def _scores(runtime: GptOss, tokens: Sequence[int], top: int) -> Iterator[TokenLogprobs]:
+def _scores(runtime: GptOss, tokens: Sequence[int], top: int) -> Generator[TokenLogprobs, None, None]:
     check_tokens(runtime.model, tokens)
     return _scored(runtime, tokens, top)
 
 
-def _scored(runtime: GptOss, tokens: Sequence[int], top: int) -> Iterator[TokenLogprobs]:
+def _scored(runtime: GptOss, tokens: Sequence[int], top: int) -> Generator[TokenLogprobs, None, None]:
     if len(tokens) < 2:
         return
     following = iter(tokens[1:])
@@ -191,25 +200,9 @@ def _scored(runtime: GptOss, tokens: Sequence[int], top: int) -> Iterator[TokenL
             yield logprobs_of(row, next(following), top)
 
 
-async def in_thread(steps: Iterator[T]) -> AsyncGenerator[T, None]:
-    """What `steps` yields, worked out in a thread of its own; closing this one closes it after its current step."""
-    loop = asyncio.get_running_loop()
-    thread = ThreadPoolExecutor(1, "gptoss-mlx generation")
-    try:
-        while (step := await loop.run_in_executor(thread, _next, steps)) is not None:
-            yield step[0]
-    finally:
-        thread.submit(_close, steps)
-        thread.shutdown(wait=False)
-
-
-def _next(steps: Iterator[T]) -> tuple[T] | None:
-    """The next item, None at the end: a future cannot hold a StopIteration."""
-    for item in steps:
-        return (item,)
-    return None
-
-
-def _close(steps: Iterator[object]) -> None:
-    if isinstance(steps, Generator):
-        steps.close()
+async def in_thread(steps: Generator[T, None, None]) -> AsyncGenerator[T, None]:
+    """What `steps` yields, worked out in a thread of its own."""
+    with Worker() as worker:
+        async with aclosing(worker.iterate(steps)) as items:
+            async for item in items:
+                yield item

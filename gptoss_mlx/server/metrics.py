@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -39,7 +40,7 @@ class Metrics:
         ):
             gauge = Gauge(f"gptoss_{name}", text, ["model"], registry=self.registry)
             for backend in backends:
-                gauge.labels(backend.model_id).set_function(lambda b=backend, n=name: float(getattr(b.load, n)))
+                gauge.labels(backend.model_id).set_function(partial(_load, backend, name))
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"gptoss_{name}", text, labels, registry=self.registry)
@@ -77,6 +78,10 @@ class Metrics:
     def record_first(self, model: str, seconds: float) -> None:
         """Count the time that a reply's first token took."""
         self._first.labels(model).observe(seconds)
+
+
+def _load(backend: Backend, name: str) -> float:
+    return float(getattr(backend.load, name))
 
 
 class _Watcher:

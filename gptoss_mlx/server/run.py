@@ -33,11 +33,8 @@ def run(backends: Mapping[str, LocalBackend], settings: Settings, *, host: str, 
     write_log()
     listener = _listen(host, port)
     app = create_app(backends, settings)
-    config = uvicorn.Config(
-        app, log_config=None, access_log=False, timeout_graceful_shutdown=drain, server_header=False
-    )
-    server = _Server(config, next(iter(backends.values())))
-    server.run(sockets=[listener])
+    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=drain)
+    _Server(config, next(iter(backends.values()))).run(sockets=[listener])
 
 
 class _Server(uvicorn.Server):

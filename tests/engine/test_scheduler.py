@@ -193,6 +193,9 @@ class Alternating:
     def forced(self) -> list[int]:
         return [41, 40, 41] if len(self.taken) == 1 else []
 
+    def rollback(self, count: int) -> None:
+        del self.taken[len(self.taken) - count :]
+
 
 def test_a_guide_binds_and_forces(model: Model) -> None:
     guide = Alternating()
@@ -241,7 +244,7 @@ def test_closing_the_iterator_frees_the_place(model: Model) -> None:
     steps = shared.generate(Request([1, 2, 3], max_tokens=100))
     next(steps)
     assert shared.running == 1
-    steps.close()  # type: ignore[attr-defined]
+    steps.close()
     assert shared.running == shared.waiting == 0
 
 

@@ -144,10 +144,16 @@ async def truncated(turn: TurnRequest, messages: Sequence[Message], backend: Bac
     def since(question: int) -> TurnRequest:
         return replace(turn, messages=[*leading, *messages[questions[question] :]])
 
+    async def fits(shorter: TurnRequest) -> bool:
+        try:
+            return len(await backend.prompt(shorter)) <= room
+        except RequestError:  # longer than the context, or wrong in a way that the last try will tell
+            return False
+
     first, last = 0, len(questions) - 1
     while first < last:
         middle = (first + last) // 2
-        if len(await backend.prompt(since(middle))) <= room:
+        if await fits(since(middle)):
             last = middle
         else:
             first = middle + 1
