@@ -61,6 +61,7 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         unloading = asyncio.create_task(service.unload_idle())
         try:
+            await kept.open()
             yield
         finally:
             await end(unloading)

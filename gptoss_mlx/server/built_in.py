@@ -2,24 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection
+from pathlib import Path
 
 from gptoss_mlx.harmony.message import FUNCTIONS
 from gptoss_mlx.tools import RunnableTool, ToolResult
 from gptoss_mlx.tools.browser import BrowserTool
+from gptoss_mlx.tools.mcp import McpTools
 
 
-@dataclass(frozen=True)
 class BuiltIns:
-    """What may be asked for."""
+    """What may be asked for.
 
-    browser: Callable[[], BrowserTool] | None = None
-    """Makes a browser for one reply."""
-    python: Callable[[], RunnableTool] | None = None
-    """Makes a notebook for one reply."""
-    mcp: Mapping[str, RunnableTool] = field(default_factory=dict)
-    """The tools of each MCP server, by its label; every reply uses the same connections."""
+    Args:
+        browser: makes a browser for one reply; None: there is none.
+        python: makes a notebook for one reply.
+        mcp: the tools of MCP servers, or the file that tells of them. Every reply uses the same connections.
+    """
+
+    def __init__(
+        self,
+        browser: Callable[[], BrowserTool] | None = None,
+        python: Callable[[], RunnableTool] | None = None,
+        mcp: McpTools | Path | None = None,
+    ) -> None:
+        self.browser = browser
+        self.python = python
+        self.mcp = mcp if isinstance(mcp, McpTools) else None
+        """What the servers offer, once `open` has connected them."""
+        self._config = mcp if isinstance(mcp, Path) else None
+
+    async def open(self) -> None:
+        """Connect the MCP servers, in the event loop that will call them.
+
+        Raises:
+            RequestError: the file tells of none, or a server does not start.
+        """
+        if self._config is not None:
+            self.mcp = await McpTools.connect(self._config)
+
+    async def close(self) -> None:
+        """End the connections."""
+        if self.mcp is not None:
+            await self.mcp.close()
 
 
 class Selection(RunnableTool):

@@ -17,7 +17,7 @@ from fastapi import APIRouter, Request, Response
 
 from gptoss_mlx.events import CallCompleted, Done, Event, Reply, TextDelta, ToolCall
 
-from .backend import Stream
+from .backend import Stream, TurnRequest
 from .errors import ApiError, to_api_error
 from .logs import log
 from .messages_types import CountTokens, CreateMessage
@@ -48,7 +48,8 @@ async def create(request: Request) -> Response:
     service: Service = request.app.state.service
     body = await read(request, CreateMessage)
     backend, turn = service.backend(body.model), body.turn()
-    message = MessageEvents(backend.model_id, body, len(await backend.prompt(turn)))
+    prompt = len(await backend.prompt(turn)) if body.stream else 0  # else the usage at the end has it
+    message = MessageEvents(backend.model_id, body, turn, prompt)
     async with AsyncExitStack() as held:
         source = await held.enter_async_context(await service.start(body.model, turn))
         if body.stream:
@@ -101,10 +102,12 @@ class MessageEvents:
     Args:
         model: its name.
         asked: the request.
+        turn: the same as the backend is asked it.
         prompt: tokens of the prompt.
     """
 
-    def __init__(self, model: str, asked: CreateMessage, prompt: int) -> None:
+    def __init__(self, model: str, asked: CreateMessage, turn: TurnRequest, prompt: int) -> None:
+        self._turn = turn
         self._shows_thoughts = asked.shows_thoughts
         self._omits_text = asked.thinking is not None and asked.thinking.display == "omitted"
         self._channel: str | None = None  # of the block that is open
@@ -130,7 +133,7 @@ class MessageEvents:
                     yield from self._close()
                     yield from self._open(channel)
                 yield from self._add(text)
-            case CallCompleted(_, call):
+            case CallCompleted(_, call) if self._turn.is_for_client(call.recipient):
                 yield from self._close()
                 yield from self._call(call)
             case Done(reply):

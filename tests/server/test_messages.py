@@ -20,6 +20,7 @@ from gptoss_mlx.server.app import create_app
 from gptoss_mlx.server.backend import TurnRequest
 from gptoss_mlx.server.messages import tool_input
 from gptoss_mlx.server.sealing import seal
+from gptoss_mlx.tools import ToolResult
 
 URL = "/v1/messages"
 EVENT: TypeAdapter[Any] = TypeAdapter(RawMessageStreamEvent)
@@ -179,6 +180,12 @@ def test_calls_are_tool_use_blocks() -> None:
     assert made["stop_reason"] == "tool_use"
 
 
+def test_calls_that_are_answered_here_are_not_the_clients() -> None:
+    wrong = called("container.exec", "{}", result=ToolResult("container.exec does not exist", failed=True))
+    made = Http(play(wrong, said("final", "Sorry."))).create(tools=[TIDE])
+    assert [block["type"] for block in made["content"]] == ["text"]
+
+
 def test_arguments_that_are_no_object_are_handed_on() -> None:
     assert tool_input("") == {}
     assert tool_input("[1]") == {"arguments": "[1]"}
@@ -246,7 +253,7 @@ def test_a_conversation_with_a_tool_is_read() -> None:
                     {
                         "type": "tool_result",
                         "tool_use_id": "t1",
-                        "content": [{"type": "text", "text": "noon"}],
+                        "content": [noon],
                         **cached,
                     },
                     {"type": "text", "text": "Be quick."},

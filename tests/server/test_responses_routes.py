@@ -17,14 +17,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai.types.responses import ResponseItemList
 from openai.types.responses.input_token_count_response import InputTokenCountResponse
-from playback import Play, PlaybackBackend, called, play, said
+from playback import Called, Play, PlaybackBackend, called, play, said
 from responses_checks import check_extra, check_response, check_stream, read_frames
 
-from gptoss_mlx.errors import BusyError
+from gptoss_mlx.errors import BusyError, ToolError
 from gptoss_mlx.harmony import Message, Role
 from gptoss_mlx.server.app import create_app
 from gptoss_mlx.server.backend import TurnRequest
+from gptoss_mlx.server.built_in import BuiltIns
 from gptoss_mlx.server.responses import Responses, ResponseStore
+from gptoss_mlx.tools import RunnableTool
+from gptoss_mlx.tools.browser import BrowserTool, LocalFolder
 
 URL = "/v1/responses"
 ANSWER = play(said("analysis", "Simple."), said("final", "Hi"))
@@ -126,6 +129,19 @@ def test_a_store_in_a_file_outlives_the_server(tmp_path: Path) -> None:
     assert http.get(first["id"]) == first
     http.create("And?", previous_response_id=first["id"])
     assert [m.text for m in http.messages] == ["Hello", "Hi", "And?"]
+
+
+def test_a_call_that_was_cut_off_is_not_gone_on_from() -> None:
+    cut = Called("functions.tide", ('{"po',), cut=True)
+    http = Http(play(said("analysis", "Ask."), cut, finish_reason="length"), ANSWER)
+    first = http.create("Tide?", tools=[TIDE])
+    http.create("Go on", previous_response_id=first["id"])
+    assert [m.text for m in http.messages] == ["Tide?", "Go on"]
+
+
+def test_a_failure_is_an_error_of_http_unless_it_is_streamed() -> None:
+    http = Http(play(said("final", "Once"), fails=ZeroDivisionError("secret")))
+    assert "secret" not in http.create(status=500)["error"]["message"]
 
 
 # Kept responses
@@ -315,6 +331,23 @@ def test_allowed_tools_are_the_ones_offered() -> None:
     http.create(tools=[TIDE, other], tool_choice=choice)
     assert [tool["function"]["name"] for tool in http.asked.tools] == ["tide"]
     assert http.asked.tool_choice == "required"
+
+
+def test_a_tool_that_cannot_be_started_ends_those_that_could() -> None:
+    ended = []
+
+    class Browser(BrowserTool):
+        async def close(self) -> None:
+            ended.append(self)
+
+    def python() -> RunnableTool:
+        raise ToolError("python: no sandbox works here")
+
+    tools = [{"type": "web_search"}, {"type": "code_interpreter", "container": {"type": "auto"}}]
+    http = Http()
+    http.app.state.responses.built_ins = BuiltIns(lambda: Browser(LocalFolder(Path(__file__).parent)), python)
+    assert "no sandbox" in http.create(tools=tools, status=503)["error"]["message"]
+    assert len(ended) == 1
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def test_the_least_recently_used_are_forgotten() -> None:
     for id in "abcd":
         store.put(stored(id, text=id * 500))
     assert store.chain("a") != []  # now b is the oldest
-    store.put(stored("e", text="e" * 2000))
+    store.put(stored("e", text="e" * 500))
     kept = [id for id in "abcde" if store.get(id) is not None]
     assert "b" not in kept
     assert {"a", "e"} <= set(kept)
@@ -148,7 +148,7 @@ def test_other_files_are_refused_and_left_alone(tmp_path: Path) -> None:
     text.write_text("no database at all, but long enough to be taken for one" * 100)
     before = text.read_bytes()
     with sqlite3.connect(database) as other:
-        other.execute("CREATE TABLE responses (a)")
+        other.execute("CREATE TABLE others (a)")
     other.close()
     for path in (text, database, tmp_path / "missing" / "store"):
         with pytest.raises(RequestError, match=r"^store: .* cannot be used"):

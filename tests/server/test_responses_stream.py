@@ -21,6 +21,7 @@ from gptoss_mlx.server.responses import Responses
 from gptoss_mlx.server.responses.output import Output, Shown
 from gptoss_mlx.tools import RunnableTool, ToolResult
 from gptoss_mlx.tools.browser import BrowserTool, LocalFolder
+from gptoss_mlx.tools.mcp import McpTools
 
 TIDE = {
     "type": "function",
@@ -42,13 +43,16 @@ class Notebook(RunnableTool):
         Notebook.closed += 1
 
 
-class Server(RunnableTool):
+class Servers(McpTools):
     """Stands for the tools of an MCP server; nothing is run."""
 
-    functions = (Tool("sea_tides", "Tides."), Tool("sea_waves", "Waves."))
+    def __init__(self) -> None:
+        super().__init__([])
+        self.functions = (Tool("sea_tides", "Tides."), Tool("sea_waves", "Waves."))
 
-    async def run(self, recipient: str, arguments: str) -> ToolResult:
-        raise NotImplementedError
+    @property
+    def origins(self) -> dict[str, tuple[str, str]]:
+        return {"sea_tides": ("sea", "tides"), "sea_waves": ("sea", "waves")}
 
 
 def client(*plays: Play, built_ins: BuiltIns | None = None) -> TestClient:
@@ -268,7 +272,7 @@ def test_mcp_tools_are_mcp_calls() -> None:
         called("functions.sea_tides", '{"port":"Brest"}', result=ToolResult("noon")),
         called("functions.sea_tides", "{}", result=ToolResult("no port", failed=True)),
     )
-    http = client(play(*parts), built_ins=BuiltIns(mcp={"sea": Server()}))
+    http = client(play(*parts), built_ins=BuiltIns(mcp=Servers()))
     tool = {"type": "mcp", "server_label": "sea", "allowed_tools": ["tides"], "require_approval": "never"}
     events = stream(http, tools=[tool])
     good, bad = check_stream(events)["output"]

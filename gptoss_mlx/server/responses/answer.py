@@ -9,11 +9,11 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing
 
-from gptoss_mlx.events import Done, Event, Reply
+from gptoss_mlx.events import Done, Event, Reply, is_call
 from gptoss_mlx.harmony import Message
 
 from ..backend import Stream
-from ..errors import to_api_error
+from ..errors import ApiError, to_api_error
 from ..logs import log
 from .items import Json
 from .output import usage_of
@@ -38,6 +38,8 @@ class Answer:
         self._response = prepared.response
         self._messages: tuple[Message, ...] = ()
         self._number = 0
+        self.error: ApiError | None = None
+        """Why it failed, if it did."""
 
     @property
     def id(self) -> str:
@@ -97,7 +99,7 @@ class Answer:
         return self._told(f"response.{'incomplete' if status == 'cancelled' else status}")
 
     def _end(self, reply: Reply) -> None:
-        self._messages = reply.messages
+        self._messages = _whole(reply)
         status = {"length": "incomplete", "cancelled": "cancelled"}.get(reply.finish_reason, "completed")
         self._response["status"] = status
         self._response["usage"] = usage_of(reply)
@@ -108,7 +110,7 @@ class Answer:
 
     def _fail(self, error: Exception) -> None:
         log("response failed", logging.ERROR, failed=error, response_id=self.id)
-        told = to_api_error(error)
+        told = self.error = to_api_error(error)
         code = "rate_limit_exceeded" if told.status_code == 429 else "server_error"
         self._response["status"] = "failed"
         self._response["error"] = {"code": code, "message": told.message}
@@ -120,6 +122,12 @@ class Answer:
         numbered = {"type": event["type"], "sequence_number": self._number, **event}
         self._number += 1
         return numbered
+
+
+def _whole(reply: Reply) -> tuple[Message, ...]:
+    """The messages of a reply without a call that was cut off: nobody can answer it."""
+    cut = reply.finish_reason in ("length", "cancelled") and bool(reply.messages) and is_call(reply.messages[-1])
+    return reply.messages[:-1] if cut else reply.messages
 
 
 class Run:

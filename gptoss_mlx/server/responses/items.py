@@ -332,4 +332,4 @@ def _action(function: str, arguments: str, browser: BrowserTool | None) -> Json:
         return {"type": "find_in_page", "pattern": str(given.get("pattern", "")), "url": url}
     if page is not None and isinstance(link, int) and 0 <= link < len(page.links):
         url = page.links[link].url
-    return {"type": "open_page", "url": link if isinstance(link, str) else url}
+    return {"type": "open_page", "url": (link if isinstance(link, str) else url) or None}

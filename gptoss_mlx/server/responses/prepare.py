@@ -52,8 +52,9 @@ async def prepare(body: CreateResponse, backend: Backend, store: ResponseStore, 
     """
     chain = await _chain(body.previous_response_id, store)
     items = await asyncio.to_thread(resolve, body.input, store.item)
-    offered = await asyncio.to_thread(offer, body.tools, body.tool_choice, built_ins)
+    offered = offer(body.tools, body.tool_choice, built_ins)
     try:
+        await offered.make()
         reader = InputReader({shown: function for function, shown in offered.mcp.items()})
         for earlier in chain:
             reader.know([*earlier.input, *earlier.response["output"]])

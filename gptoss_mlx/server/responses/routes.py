@@ -36,13 +36,17 @@ class Responses:
 
     Args:
         store: where responses are kept; closed with this. None: in memory.
-        built_ins: what may run here.
+        built_ins: what may run here; closed with this.
     """
 
     def __init__(self, store: ResponseStore | None = None, built_ins: BuiltIns | None = None) -> None:
         self.store = store or ResponseStore()
         self.built_ins = built_ins or BuiltIns()
         self.runs = Runs()
+
+    async def open(self) -> None:
+        """Start what the tools need; in the event loop that serves."""
+        await self.built_ins.open()
 
     async def stored(self, id: str) -> Stored:
         """The response of that id; ApiError if there is none."""
@@ -52,9 +56,10 @@ class Responses:
         return stored
 
     async def close(self) -> None:
-        """End what is made in the background, and close the store."""
+        """End what is made in the background, and close the store and the tools."""
         await self.runs.close()
         self.store.close()
+        await self.built_ins.close()
 
 
 @router.post(PATH, response_model=None)
@@ -78,6 +83,8 @@ async def create(request: Request) -> Response:
         if body.stream:
             return _streamed(service, answer.events(source), held.pop_all())
         await unless_gone(request, _exhaust(answer.events(source)))
+        if answer.error is not None:
+            raise answer.error
         return Json(answer.response)
 
 

@@ -32,32 +32,43 @@ CREATE TABLE IF NOT EXISTS responses (
     position INTEGER PRIMARY KEY,
     id TEXT NOT NULL UNIQUE,
     previous TEXT,
+    status TEXT NOT NULL,
     used INTEGER NOT NULL,
     size INTEGER NOT NULL,
-    deleted INTEGER NOT NULL DEFAULT 0,
+    deleted INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX IF NOT EXISTS by_previous ON responses (previous);
+CREATE INDEX IF NOT EXISTS by_use ON responses (used, position DESC, size);
+CREATE TABLE IF NOT EXISTS contents (
+    owner INTEGER PRIMARY KEY REFERENCES responses ON DELETE CASCADE,
     response TEXT NOT NULL,
     input TEXT NOT NULL,
     messages TEXT NOT NULL
 );
-CREATE INDEX IF NOT EXISTS by_previous ON responses (previous);
 CREATE TABLE IF NOT EXISTS items (
     id TEXT PRIMARY KEY,
     owner INTEGER NOT NULL REFERENCES responses ON DELETE CASCADE
 );
 CREATE INDEX IF NOT EXISTS by_owner ON items (owner);
 """
+_PUT = """
+INSERT INTO responses (id, previous, status, used, size) VALUES (?, ?, ?, 0, ?)
+ON CONFLICT (id) DO UPDATE SET status = excluded.status, size = excluded.size
+RETURNING position
+"""
+_GET = "SELECT response, input, messages FROM responses JOIN contents ON contents.owner = position"
 _CHAIN = """
-WITH RECURSIVE chain (id, previous, depth) AS (
-    SELECT id, previous, 0 FROM responses WHERE id = ?
+WITH RECURSIVE chain (position, previous, depth) AS (
+    SELECT position, previous, 0 FROM responses WHERE id = ?
     UNION ALL
-    SELECT r.id, r.previous, chain.depth + 1 FROM responses r JOIN chain ON r.id = chain.previous
+    SELECT r.position, r.previous, depth + 1 FROM responses r JOIN chain ON r.id = chain.previous
 )
 """
 _FORGET = """
 DELETE FROM responses WHERE position IN (
     SELECT position FROM (
         SELECT position, used, sum(size) OVER (ORDER BY used, position DESC) - size AS before FROM responses
-    ) WHERE before < (SELECT sum(size) FROM responses) - ? AND used < (SELECT max(used) FROM responses)
+    ) WHERE before < ? AND used < (SELECT max(used) FROM responses)
 )
 """
 _PRUNE = """
@@ -106,50 +117,44 @@ class ResponseStore:
 
     def put(self, stored: Stored) -> None:
         """Keep a response, in place of an earlier state of it."""
-        response, previous = json.dumps(stored.response), stored.response.get("previous_response_id")
-        given, messages = json.dumps(stored.input), json.dumps(Conversation(stored.messages).to_dict())
-        size = len(response) + len(given) + len(messages)
+        texts = (
+            json.dumps(stored.response),
+            json.dumps(stored.input),
+            json.dumps(Conversation(stored.messages).to_dict()),
+        )
+        row = stored.id, stored.response.get("previous_response_id"), stored.response["status"], sum(map(len, texts))
+        items = [*stored.input, *stored.response["output"]]
         with self._changing() as database:
-            row = database.execute(
-                "INSERT INTO responses (id, previous, used, size, response, input, messages) "
-                "VALUES (?, ?, 0, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET size = excluded.size, "
-                "response = excluded.response, input = excluded.input, messages = excluded.messages "
-                "RETURNING position",
-                (stored.id, previous, size, response, given, messages),
-            ).fetchone()
-            items = [*stored.input, *stored.response["output"]]
-            ids = [(item["id"], row[0]) for item in items if isinstance(item.get("id"), str)]
-            database.executemany("INSERT OR IGNORE INTO items (id, owner) VALUES (?, ?)", ids)
+            owner = database.execute(_PUT, row).fetchone()[0]
+            database.execute("INSERT OR REPLACE INTO contents VALUES (?, ?, ?, ?)", (owner, *texts))
+            ids = [(item["id"], owner) for item in items if isinstance(item.get("id"), str)]
+            database.executemany("INSERT OR IGNORE INTO items VALUES (?, ?)", ids)
             _touch(database, stored.id)
-            database.execute(_FORGET, (self._limit,))
+            total = database.execute("SELECT sum(size) FROM responses").fetchone()[0]
+            if total > self._limit:  # somewhat more goes than must, as sorting all of them takes a while
+                database.execute(_FORGET, (total - self._limit * 9 // 10,))
 
     def get(self, id: str) -> Stored | None:
         """The response of that id, unless it was deleted or forgotten."""
         with self._lock:
-            row = self._database.execute(
-                "SELECT response, input, messages FROM responses WHERE id = ? AND NOT deleted", (id,)
-            ).fetchone()
+            row = self._database.execute(f"{_GET} WHERE id = ? AND NOT deleted", (id,)).fetchone()
         return None if row is None else _read(row)
 
     def chain(self, id: str) -> list[Stored]:
         """The response of that id and all that it goes on from, the first one first; empty if there is none."""
-        if self.get(id) is None:
-            return []
         with self._changing() as database:
+            if not database.execute("SELECT 1 FROM responses WHERE id = ? AND NOT deleted", (id,)).fetchone():
+                return []
             _touch(database, id)
-            rows = database.execute(
-                f"{_CHAIN} SELECT response, input, messages FROM chain JOIN responses USING (id) ORDER BY depth DESC",
-                (id,),
-            ).fetchall()
+            found = "SELECT response, input, messages FROM chain JOIN contents ON owner = position"
+            rows = database.execute(f"{_CHAIN} {found} ORDER BY depth DESC", (id,)).fetchall()
         return [_read(row) for row in rows]
 
     def item(self, id: str) -> dict[str, Any] | None:
         """The input or output item of that id, of a response that is there."""
         with self._lock:
             row = self._database.execute(
-                "SELECT response, input, messages FROM items JOIN responses ON position = owner "
-                "WHERE items.id = ? AND NOT deleted",
-                (id,),
+                f"{_GET} JOIN items ON items.owner = position WHERE items.id = ? AND NOT deleted", (id,)
             ).fetchone()
         if row is None:
             return None
@@ -177,13 +182,14 @@ class ResponseStore:
         """Mark what the process before this one was working on as failed."""
         message = "The server was restarted while it worked on this response; ask again."
         with self._changing() as database:
-            pending = database.execute(
-                "SELECT position, response FROM responses WHERE json_extract(response, '$.status') IN (?, ?)", PENDING
-            ).fetchall()
-            for position, text in pending:
+            query = (
+                f"SELECT position, response FROM responses JOIN contents ON owner = position WHERE status IN {PENDING}"
+            )
+            for position, text in database.execute(query).fetchall():
                 response: Mapping[str, Any] = json.loads(text)
                 ended = {**response, "status": "failed", "error": {"code": "server_error", "message": message}}
-                database.execute("UPDATE responses SET response = ? WHERE position = ?", (json.dumps(ended), position))
+                database.execute("UPDATE responses SET status = 'failed' WHERE position = ?", (position,))
+                database.execute("UPDATE contents SET response = ? WHERE owner = ?", (json.dumps(ended), position))
 
     @contextmanager
     def _changing(self) -> Iterator[sqlite3.Connection]:
@@ -218,7 +224,7 @@ def _touch(database: sqlite3.Connection, id: str) -> None:
     """Make the chain up to a response the one that was used last."""
     database.execute(
         f"{_CHAIN} UPDATE responses SET used = (SELECT max(used) + 1 FROM responses) "
-        "WHERE id IN (SELECT id FROM chain)",
+        "WHERE position IN (SELECT position FROM chain)",
         (id,),
     )
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from gptoss_mlx.errors import RequestError
 from gptoss_mlx.tools import RunnableTool
-from gptoss_mlx.tools.mcp import function_name
+from gptoss_mlx.tools.browser import BrowserTool
+from gptoss_mlx.tools.mcp import McpTools
 
 from ..built_in import BuiltIns, Selection
 from .output import BROWSER, PYTHON, Shown
 
+T = TypeVar("T")
 WEB_SEARCH = ("web_search", "web_search_2025_08_26", "web_search_preview", "web_search_preview_2025_03_11")
 TEXT_INPUT = {
     "type": "object",
@@ -30,30 +33,48 @@ class Offer:
 
     functions: list[dict[str, Any]] = field(default_factory=list)
     """The client's, in the form of Chat Completions."""
-    built_in: list[RunnableTool] = field(default_factory=list)
-    own: list[RunnableTool] = field(default_factory=list)
-    """Those of `built_in` that were made for this reply, and are closed after it."""
-    custom: list[str] = field(default_factory=list)
+    custom: set[str] = field(default_factory=set)
+    """The names of those that stand for tools of plain text."""
     mcp: dict[str, tuple[str, str]] = field(default_factory=dict)
     """How the model calls an MCP server's tool -> the server's label, and its name there."""
-    browser: Any = None
+    shared: list[RunnableTool] = field(default_factory=list)
+    """What runs here for all replies."""
+    makers: dict[str, Callable[[], RunnableTool]] = field(default_factory=dict)
+    """What makes those that run here for this reply, by their namespaces."""
     choice: str = "auto"
+    own: dict[str, RunnableTool] = field(default_factory=dict)
+    """Those that were made."""
+
+    async def make(self) -> None:
+        """Make what this reply has for itself.
+
+        Raises:
+            GptOssError: something cannot be started. `close` ends the rest.
+        """
+        for name, maker in self.makers.items():
+            self.own[name] = await asyncio.to_thread(maker)
+
+    @property
+    def built_in(self) -> list[RunnableTool]:
+        """Everything that runs here."""
+        return [*self.shared, *self.own.values()]
 
     def shown(self, shown: Shown) -> Shown:
         """What a response shows of calls, in addition to `shown`."""
         names = frozenset(function["function"]["name"] for function in self.functions)
+        browser = self.own.get(BROWSER)
         return replace(
             shown,
-            functions=names - set(self.custom),
+            functions=names - self.custom,
             custom=frozenset(self.custom),
             mcp=self.mcp,
-            browser=self.browser,
-            python=any(t.namespace is not None and t.namespace.name == PYTHON for t in self.built_in),
+            browser=browser if isinstance(browser, BrowserTool) else None,
+            python=PYTHON in self.own,
         )
 
     async def close(self) -> None:
         """End what was made for this reply."""
-        for tool in self.own:
+        for tool in self.own.values():
             await tool.close()
 
 
@@ -62,38 +83,33 @@ def offer(tools: Sequence[Mapping[str, Any]], choice: str | Mapping[str, Any], b
 
     Raises:
         RequestError: a tool that is not known or not turned on here, or an option of it that cannot be followed.
-        ToolError: a tool that cannot be started.
     """
     mode, tools = _allowed(tools, choice)
     offered = Offer()
-    makers = []
     for position, tool in enumerate(tools):
-        where = f"tools[{position}]"
-        match kind := tool.get("type"):
-            case "function":
-                offered.functions.append(_function(tool, where))
-            case "custom":
-                offered.functions.append(_custom(tool, where))
-                offered.custom.append(tool["name"])
-            case "mcp":
-                _add_mcp(offered, tool, where, built_ins)
-            case "code_interpreter":
-                _check_notebook(tool, where)
-                makers.append((_turned_on(built_ins.python, where, "code_interpreter", "--python"), PYTHON))
-            case _ if kind in WEB_SEARCH:
-                _check_search(tool, where)
-                makers.append((_turned_on(built_ins.browser, where, str(kind), "--browser"), BROWSER))
-            case _:
-                known = "function, custom, mcp, web_search or code_interpreter"
-                raise RequestError(f"{where}.type: {known} expected, {_brief(kind)} found")
+        _add(offered, tool, f"tools[{position}]", built_ins)
     offered.choice = _choice(mode, offered)
-    for make, name in dict.fromkeys(makers):  # last, as they hold processes and folders
-        made = make()
-        offered.own.append(made)
-        offered.built_in.append(made)
-        if name == BROWSER:
-            offered.browser = made
     return offered
+
+
+def _add(offered: Offer, tool: Mapping[str, Any], where: str, built_ins: BuiltIns) -> None:
+    match kind := tool.get("type"):
+        case "function":
+            offered.functions.append(_function(tool, where))
+        case "custom":
+            offered.functions.append(_custom(tool, where))
+            offered.custom.add(tool["name"])
+        case "mcp":
+            _add_mcp(offered, tool, where, built_ins.mcp)
+        case "code_interpreter":
+            _check_notebook(tool, where)
+            offered.makers[PYTHON] = _turned_on(built_ins.python, where, kind, "--python")
+        case str() if kind in WEB_SEARCH:
+            _check_search(tool, where)
+            offered.makers[BROWSER] = _turned_on(built_ins.browser, where, kind, "--browser")
+        case _:
+            known = "function, custom, mcp, web_search or code_interpreter"
+            raise RequestError(f"{where}.type: {known} expected, {_brief(kind)} found")
 
 
 def _allowed(
@@ -156,26 +172,24 @@ def _custom(tool: Mapping[str, Any], where: str) -> dict[str, Any]:
     return {"type": "function", "function": {**function, "strict": True}}
 
 
-def _add_mcp(offered: Offer, tool: Mapping[str, Any], where: str, built_ins: BuiltIns) -> None:
+def _add_mcp(offered: Offer, tool: Mapping[str, Any], where: str, mcp: McpTools | None) -> None:
     """Offer tools of a server that this one is connected to; a client cannot name another."""
     _only(tool, where, "type", "server_label", "server_description", "allowed_tools", "require_approval")
-    label = tool.get("server_label")
-    server = built_ins.mcp.get(label) if isinstance(label, str) else None
-    if server is None:
-        known = ", ".join(built_ins.mcp) or "none: start this one with --mcp"
+    label, origins = tool.get("server_label"), mcp.origins if mcp is not None else {}
+    found = {function: origin for function, origin in origins.items() if origin[0] == label}
+    if mcp is None or not found:
+        known = ", ".join(sorted({server for server, _ in origins.values()})) or "none: start this one with --mcp"
         raise RequestError(f"{where}.server_label: a connected server ({known}) expected, {_brief(label)} found")
     if tool.get("require_approval") not in (None, "never"):
         raise RequestError(f"{where}.require_approval: never expected: calls run at once; leave the tool out otherwise")
-    prefix = function_name(str(label), "", ())
-    names = {function.name: function.name.removeprefix(prefix) for function in server.functions}
     wanted = tool.get("allowed_tools")
     if isinstance(wanted, Mapping) and set(wanted) == {"tool_names"}:
         wanted = wanted["tool_names"]
     if wanted is not None and not isinstance(wanted, list):
         raise RequestError(f"{where}.allowed_tools: a list of names expected, {_brief(wanted)} found")
-    chosen = {function: name for function, name in names.items() if wanted is None or name in wanted}
-    offered.mcp |= {function: (str(label), name) for function, name in chosen.items()}
-    offered.built_in.append(Selection(server, chosen))
+    chosen = {function: origin for function, origin in found.items() if wanted is None or origin[1] in wanted}
+    offered.mcp |= chosen
+    offered.shared.append(Selection(mcp, chosen))
 
 
 def _check_notebook(tool: Mapping[str, Any], where: str) -> None:
@@ -195,10 +209,10 @@ def _check_search(tool: Mapping[str, Any], where: str) -> None:
         raise RequestError(f"{where}.external_web_access: true expected: the browser reads what is there now")
 
 
-def _turned_on(made: Any, where: str, kind: str, option: str) -> Any:
-    if made is None:
+def _turned_on(maker: Callable[[], T] | None, where: str, kind: str, option: str) -> Callable[[], T]:
+    if maker is None:
         raise RequestError(f"{where}: {kind} is not turned on here; start the server with {option}, or leave it out")
-    return made
+    return maker
 
 
 def _only(tool: Mapping[str, Any], where: str, *known: str) -> None:
