@@ -45,7 +45,7 @@ def create_app(backends: Mapping[str, Backend], settings: Settings | None = None
     """The server as an ASGI application.
 
     Args:
-        backends: the models, by the names that clients use; nothing else can be asked for.
+        backends: the models, by their `model_id`; nothing else can be asked for.
         settings: how it behaves.
     """
     settings = settings or Settings()
