@@ -49,7 +49,7 @@ def create_app(
     """The server as an ASGI application.
 
     Args:
-        backends: the models, by the names that clients use; nothing else can be asked for.
+        backends: the models, by their `model_id`; nothing else can be asked for.
         settings: how it behaves.
         kept: the store of responses and the tools that run here; None: a store in memory, and no tools.
     """

@@ -17,7 +17,7 @@ from pydantic import Field
 from gptoss_mlx.engine import TokenLogprobs
 from gptoss_mlx.errors import RequestError
 from gptoss_mlx.runtime import Token
-from gptoss_mlx.tokenizer import Tokenizer
+from gptoss_mlx.tokenizer import StreamDecoder, Tokenizer
 
 from .backend import Backend, CompletionRequest
 from .errors import openai_shape
@@ -172,13 +172,15 @@ class _Choice:
 
     async def echo(self, service: Service, model: str) -> None:
         """Put the prompt in front."""
-        tokens, offset = self.request.tokens, 0
+        tokens, decoder = self.request.tokens, StreamDecoder(self._tokenizer)
+        scores: list[TokenLogprobs | None] = [None] * len(tokens)
         if self.request.logprobs is not None:
-            scores = [None, *await service.score(model, tokens, self.request.logprobs)]
-            for i, score in enumerate(scores):
-                self._logprobs.append((offset, score))
-                offset = len(self._tokenizer.decode(tokens[: i + 1]))
-        self._text = self._tokenizer.decode(tokens)
+            scores[1:] = await service.score(model, tokens, self.request.logprobs)
+        for token, score in zip(tokens, scores, strict=True):
+            if self.request.logprobs is not None:
+                self._logprobs.append((len(self._text), score))
+            self._text += decoder.push(token)
+        self._text += decoder.flush()
         self._finish_reason = "length"  # if nothing follows
 
     def add(self, token: Token) -> None:

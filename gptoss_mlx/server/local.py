@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
@@ -75,7 +76,8 @@ class LocalBackend:
 
     def _loaded(self) -> GptOss:
         model = GptOss.from_folder(self._folder)
-        return GptOss(model.model, model.config, model.tokenizer, model.folder, self._options)
+        options = replace(self._options, max_waiting=sys.maxsize)  # `_take` counts: a refusal needs a status
+        return GptOss(model.model, model.config, model.tokenizer, model.folder, options)
 
     async def prompt(self, request: TurnRequest) -> list[int]:
         """The prompt that `request` makes; see `Backend.prompt`."""

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from gptoss_mlx.engine import TokenLogprobs
+from gptoss_mlx.errors import RequestError
 from gptoss_mlx.events import Event
 from gptoss_mlx.runtime import Token
 
@@ -19,11 +20,17 @@ class Service:
     """Finds the model that a request names, and counts what it does.
 
     Args:
-        backends: at least one, by name; nothing else can be asked for. The first one answers requests without a name.
+        backends: at least one, by its `model_id`; nothing else can be asked for. The first one answers requests without
+            a name.
         settings: how.
+
+    Raises:
+        RequestError: there is no model, or one has another name.
     """
 
     def __init__(self, backends: Mapping[str, Backend], settings: Settings) -> None:
+        if not backends or any(name != backend.model_id for name, backend in backends.items()):
+            raise RequestError(f"backends: models by their model_id expected, {list(backends)} found")
         self.backends = dict(backends)
         self.settings = settings
         self.metrics = Metrics(self.backends.values())

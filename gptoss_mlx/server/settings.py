@@ -23,13 +23,13 @@ class Settings:
     max_body: int = 16 << 20
     """Bytes of a request at most."""
     max_choices: int = 16
-    """Choices (`n`) of one request at most, times its prompts."""
+    """Choices (`n`) of one request at most."""
     ping_seconds: float = 15.0
     """After so long without an event a stream gets a comment, so that proxies keep the connection."""
     idle_unload: float | None = None
     """Seconds without a request after which a model's weights are let go; None: never."""
     log_content: bool = False
-    """Whether the log holds what was asked and answered."""
+    """Whether the log holds the bodies of requests."""
 
     def __post_init__(self) -> None:
         for name, value in (

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 from gptoss_mlx.errors import RequestError
 
 from .backend import TurnRequest
-from .chat_types import EFFORTS, ToolSpec
+from .chat_types import ToolSpec
 from .service import Service
 from .wire import Body, Json, read
 
@@ -45,8 +45,7 @@ async def tokenize(request: Request) -> Response:
         tokens = backend.tokenizer.encode(wanted.prompt or "")
     else:
         tools = tuple(tool.model_dump(exclude_none=True) for tool in wanted.tools or ())
-        effort = EFFORTS[wanted.reasoning_effort] if wanted.reasoning_effort else None
-        tokens = await backend.prompt(TurnRequest(wanted.messages, effort=effort, tools=tools))
+        tokens = await backend.prompt(TurnRequest(wanted.messages, effort=wanted.reasoning_effort, tools=tools))
     return Json({"tokens": tokens, "count": len(tokens), "max_model_len": backend.context})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
@@ -68,8 +69,8 @@ def _refusal(error: ValidationError) -> ApiError:
             return ApiError(400, f"{name}: expected, none found", code="missing_required_parameter", param=name)
         case _:
             found = json.dumps(first["input"], default=str)[:80]
-            reason = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-            return ApiError(400, f"{name or 'body'}: {reason} expected, {found} found", param=name or None)
+            expected = re.sub(r"^(?:Input|\w+) should (?:be |)", "", first["msg"])
+            return ApiError(400, f"{name or 'body'}: {expected} expected, {found} found", param=name or None)
 
 
 def _place(path: Sequence[int | str]) -> str:

@@ -248,6 +248,29 @@ def test_closing_the_iterator_frees_the_place(model: Model) -> None:
     assert shared.running == shared.waiting == 0
 
 
+def test_what_nobody_wants_any_more_is_dropped_by_whoever_drives(model: Model) -> None:
+    shared, gone = engine(model, MANY), False
+    unwanted = shared.submit(Request([1, 2, 3], max_tokens=100, cancelled=lambda: gone))
+    wanted = shared.generate(Request([4, 5], max_tokens=6))
+    next(wanted)
+    assert shared.running == 2
+    gone = True
+    next(wanted)
+    assert shared.running == 1
+    assert len(list(wanted)) == 4
+    assert len(list(shared.outputs(unwanted))) < 6
+
+
+def test_threads_may_go_on_with_what_others_left(model: Model) -> None:
+    shared, requests = engine(model), [Request([*range(20), i], SamplingParams(seed=i), 5) for i in range(3)]
+    found: list[list[int]] = []
+    for request in requests:
+        thread = threading.Thread(target=lambda r=request: found.append(tokens(shared.generate(r))))
+        thread.start()
+        thread.join()
+    assert found == [tokens(engine(model, ALONE).generate(request)) for request in requests]
+
+
 def test_a_full_queue_refuses(model: Model) -> None:
     shared = engine(model, EngineOptions(max_sequences=1, max_waiting=2))
     held = [shared.submit(Request([1], max_tokens=3)) for _ in range(2)]

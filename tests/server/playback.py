@@ -41,7 +41,7 @@ class Said:
 
 @dataclass(frozen=True)
 class Called:
-    """A call, in pieces; with its result where it is answered here, `...` where it is cut off."""
+    """A call, in pieces; with its result where it is answered here, `cut` where the model did not get to its end."""
 
     recipient: str
     pieces: tuple[str, ...]
