@@ -14,6 +14,9 @@ from .harmony import ResponseFormat
 NAME = "answer"
 """What a schema without a title is called in front of the model."""
 
+_VALUES = ("const", "enum", "default", "examples")
+"""Keywords of a schema whose values are no schemas."""
+
 
 @dataclass(frozen=True)
 class AnswerFormat:
@@ -79,7 +82,7 @@ def _of_type(wanted: Any) -> AnswerFormat:
         raise RequestError("response_format: classes need pydantic; run pip install 'gptoss-mlx[tools]'") from None
     try:
         adapter: TypeAdapter[Any] = TypeAdapter(wanted)
-        schema = adapter.json_schema()
+        schema = _closed(adapter.json_schema())
     except PydanticUserError as error:
         reason = str(error).partition("\n")[0]
         raise RequestError(f"response_format: a schema or a type with a JSON form expected: {reason}") from None
@@ -89,10 +92,22 @@ def _of_type(wanted: Any) -> AnswerFormat:
             return adapter.validate_json(text)
         except ValidationError as error:
             first = error.errors(include_url=False, include_context=False)[0]
-            where = ".".join(map(str, first["loc"]))
-            raise RequestError(f"parsed: {_named(wanted)} expected: {where} {first['msg']}".strip()) from None
+            problem = " ".join((*map(str, first["loc"]), first["msg"]))
+            raise RequestError(f"parsed: {_named(wanted)} expected: {problem}") from None
 
     return _of_schema(schema, _named(wanted), parse=parse)
+
+
+def _closed(schema: Any) -> Any:
+    """A class's schema with no other fields in an object than the class has, unless it allows them itself."""
+    if isinstance(schema, list):
+        return [_closed(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    closed = {key: part if key in _VALUES else _closed(part) for key, part in schema.items()}
+    if schema.get("type") == "object" and "properties" in schema:
+        closed.setdefault("additionalProperties", False)
+    return closed
 
 
 def _named(wanted: Any) -> str:

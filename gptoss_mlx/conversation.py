@@ -6,7 +6,7 @@ import asyncio
 import atexit
 import inspect
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import cache
@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from .engine.budget import ReasoningBudget, closing_tokens
 from .engine.grammar import Vocabulary
-from .engine.request import Guide, Request
+from .engine.request import MOST_LOGPROBS, Guide, Request
 from .engine.structure import Constraint, Rules
 from .errors import RequestError
 from .events import Done, Event, Reply, ToolCall, ToolOutput, Usage, is_call
@@ -61,8 +61,9 @@ class Settings:
     max_tokens: int = MAX_TOKENS
     """Of all turns together, thoughts included."""
     reasoning_budget: int | None = None
-    """Tokens of thoughts, of all turns together. They never get the last `ANSWER_TOKENS` of the room, or the last
-    quarter of it where that is less: so there is an answer however long the model would think."""
+    """Tokens of thoughts, of all turns together; then the answer begins. None keeps the last `ANSWER_TOKENS` of
+    `max_tokens` and the context for the answer, or the last quarter where that is less: so there is one, however long
+    the model would think. A budget of `max_tokens` lets it think to the end."""
     max_turns: int = MAX_TURNS
     logprobs: int | None = None
     first: Rules | None = None
@@ -77,14 +78,15 @@ class Settings:
     """Asked at each token and before each call: whether to stop."""
 
     def __post_init__(self) -> None:
-        for name, value, least in (
-            ("max_tokens", self.max_tokens, 1),
-            ("max_turns", self.max_turns, 1),
-            ("reasoning_budget", self.reasoning_budget, 0),
-            ("logprobs", self.logprobs, 0),
+        for name, value, least, most in (
+            ("max_tokens", self.max_tokens, 1, None),
+            ("max_turns", self.max_turns, 1, None),
+            ("reasoning_budget", self.reasoning_budget, 0, None),
+            ("logprobs", self.logprobs, 0, MOST_LOGPROBS),
         ):
-            if value is not None and not (isinstance(value, int) and value >= least):
-                raise RequestError(f"{name}: an integer of {least} or more expected, {value!r} found")
+            if value is not None and not (isinstance(value, int) and least <= value <= (most or value)):
+                expected = f"{least} or more" if most is None else f"{least} to {most}"
+                raise RequestError(f"{name}: an integer of {expected} expected, {value!r} found")
 
 
 class Dialogue:
@@ -126,13 +128,14 @@ class Dialogue:
         self._usage = Usage()
         self._reason: str | None = None
         self._stop_text: str | None = None
+        self._gone = False
 
     @property
     def prompt(self) -> Sequence[int]:
         """Tokens that the model reads before its next turn."""
         return self._prompt
 
-    def events(self) -> Iterator[Event]:
+    def events(self) -> Generator[Event, None, None]:
         """Everything that happens, at last `Done`; closing the iterator ends the work."""
         while self._reason is None:
             yield from self._turn()
@@ -144,13 +147,16 @@ class Dialogue:
     async def aevents(self) -> AsyncGenerator[Event, None]:
         """The same without blocking the event loop: the model works in a thread, and tools are awaited."""
         with Worker() as worker:
-            while self._reason is None:
-                async with aclosing(worker.iterate(self._turn())) as events:
-                    async for event in events:
-                        yield event
-                while self._has_call():
-                    yield self._record(await self._arefusal() or await self._answer())
-                self._conclude()
+            try:
+                while self._reason is None:
+                    async with aclosing(worker.iterate(self._turn())) as events:
+                        async for event in events:
+                            yield event
+                    while self._has_call():
+                        yield self._record(await self._arefusal() or await self._answer())
+                    self._conclude()
+            finally:
+                self._gone = self._reason is None  # closed or cancelled: the thread shall not go on for long
         yield Done(self._done())
 
     def reply(self) -> Reply:
@@ -178,7 +184,7 @@ class Dialogue:
             cancelled=self._is_cancelled,
         )
         turn = Turn(self._backend.tokenizer, self._declared, self._calls)
-        yield from turn.run(self._backend.generate, request, self._is_cancelled)
+        yield from turn.run(self._backend.generate, request)
         self._thoughts += guide.reasoning_tokens
         self._take(turn)
 
@@ -190,10 +196,10 @@ class Dialogue:
             opening = _common_beginning([tokenizer.encode(f" to={recipient}") for recipient in rules.calls])
         closing = closing_tokens(tokenizer, opening)
         headers = len(tokenizer.encode("analysis")) + 2 + len(closing)
-        budget = max(0, room - min(ANSWER_TOKENS, room // 4) - headers)
+        budget = room - min(ANSWER_TOKENS, room // 4) - headers
         if self._settings.reasoning_budget is not None:
-            budget = min(budget, max(0, self._settings.reasoning_budget - self._thoughts))
-        return ReasoningBudget(tokenizer, budget, inner, closing)
+            budget = self._settings.reasoning_budget - self._thoughts
+        return ReasoningBudget(tokenizer, max(0, budget), inner, closing)
 
     def _take(self, turn: Turn) -> None:
         """Remember what a turn brought, and decide how it goes on."""
@@ -231,7 +237,7 @@ class Dialogue:
         self._conversation = self._conversation.adding(*messages)
 
     def _is_cancelled(self) -> bool:
-        return self._settings.cancelled is not None and self._settings.cancelled()
+        return self._gone or (self._settings.cancelled is not None and self._settings.cancelled())
 
     def _done(self) -> Reply:
         return Reply(
@@ -322,4 +328,4 @@ def _tool_loop() -> BackgroundLoop:
     return loop
 
 
-_LOCK = threading.Lock()
+_LOCK = threading.Lock()  # two threads must not make two loops

@@ -5,6 +5,7 @@
     ├── CheckpointError    tensors missing, unexpected, truncated, of a wrong shape, dtype or value
     ├── ConversionError    a conversion that cannot start or go on (output exists, disk too small)
     ├── ModelNotFoundError a name that leads to no model on this machine
+    ├── MemoryLimitError   a model or a context that does not fit this machine
     ├── TokenizerError     a tokenizer.json that is missing or does not serve gpt-oss
     ├── HarmonyError       a conversation that cannot be rendered (never raised for a model's output)
     ├── ToolError          a tool that cannot be started or is misconfigured (never raised for what a model calls)
@@ -34,6 +35,10 @@ class ConversionError(GptOssError):
 
 class ModelNotFoundError(GptOssError):
     """A model name leads to nothing on this machine (and nothing may be downloaded)."""
+
+
+class MemoryLimitError(GptOssError):
+    """A model, or a sequence beside it, needs more memory than there is."""
 
 
 class TokenizerError(GptOssError):

@@ -11,7 +11,9 @@ from typing import Any
 from gptoss_mlx.convert import names, sources
 
 from . import kernels
-from .config import FULL, ModelConfig
+from .config import ModelConfig
+from .memory import Machine, Need, check_load
+from .memory import kv_bytes as kv_bytes  # for the benchmark
 from .quantization import of_module
 
 PARTS = {
@@ -22,8 +24,6 @@ PARTS = {
     "output": "lm_head",
 }
 CONTEXTS = (4096, 32768, 131072)
-HEADROOM = 0.15
-"""Share of the machine's memory left to activations, MLX's buffers and everything else."""
 
 
 @dataclass(frozen=True)
@@ -37,16 +37,26 @@ class Part:
 
 @dataclass(frozen=True)
 class Context:
-    """A context's length in tokens, its key/value bytes in bfloat16, and whether it fits beside the weights."""
+    """A context's length in tokens, and whether it fits beside the weights.
+
+    `kv_bytes` are those of its keys and values as they are kept here, `bytes` those of everything: weights, buffers,
+    activations. `slow` says that so much is not to be had, and that weights are read from the disk instead.
+    """
 
     tokens: int
     kv_bytes: int
+    bytes: int
     fits: bool
+    slow: bool
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """The answer to `gptoss-mlx info`; sizes in bytes."""
+    """The answer to `gptoss-mlx info`; sizes in bytes.
+
+    `memory` is what models may take on this machine, `advice` what to know or do about the longest context, often
+    nothing.
+    """
 
     folder: Path
     layout: str
@@ -57,6 +67,7 @@ class ModelInfo:
     contexts: tuple[Context, ...]
     device: str
     memory: int
+    advice: str
     kernels: str
     native_kernels: bool
 
@@ -71,8 +82,8 @@ class ModelInfo:
         return found | {"parts": [asdict(p) for p in self.parts], "contexts": [asdict(c) for c in self.contexts]}
 
 
-def model_info(folder: Path) -> ModelInfo:
-    """Describe a folder without loading it.
+def model_info(folder: Path, machine: Machine | None = None) -> ModelInfo:
+    """Describe a folder without loading it, and say what fits this machine, unless another is given.
 
     Raises:
         ConfigError, CheckpointError: see `gptoss_mlx.weights.load_model`.
@@ -81,22 +92,22 @@ def model_info(folder: Path) -> ModelInfo:
     config = ModelConfig.from_folder(weights)
     _, stored = sources.read_tensors(weights)
     layout, parts = sources.LAYOUTS[sources.layout_of(stored)], _parts(stored, config)
-    total, limit = sum(part.bytes for part in parts), kernels.memory_limit()
-    contexts = []
-    for tokens in (*(c for c in CONTEXTS if c < config.max_position_embeddings), config.max_position_embeddings):
-        needed = kv_bytes(config, tokens)
-        contexts.append(Context(tokens, needed, total + needed <= limit * (1 - HEADROOM)))
+    machine = machine or Machine.measure()
+    need = Need.of_tensors(config, stored.values(), str(folder))
+    lengths = (*(c for c in CONTEXTS if c < config.max_position_embeddings), config.max_position_embeddings)
+    contexts = tuple(_context(need, machine, tokens) for tokens in lengths)
     counts = parameter_counts(config)
     return ModelInfo(
-        folder, layout, config, *counts, parts, tuple(contexts),
-        kernels.device_name(), limit, kernels.describe(), kernels.native(),
+        folder, layout, config, *counts, parts, contexts, kernels.device_name(), machine.available,
+        check_load(need, machine, lengths[-1]).note, kernels.describe(), kernels.native(),
     )  # fmt: skip
 
 
-def kv_bytes(config: ModelConfig, tokens: int) -> int:
-    """Key/value bytes of a context: sliding layers stop growing at their window."""
-    rows = sum(tokens if kind == FULL else min(tokens, config.sliding_window) for kind in config.layer_types)
-    return rows * config.kv_bytes_per_token
+def _context(need: Need, machine: Machine, tokens: int) -> Context:
+    verdict = check_load(need, machine, tokens)
+    everything = verdict.needed + need.on_disk(machine)
+    slow = verdict.fits and everything > verdict.available
+    return Context(tokens, kv_bytes(need.config, tokens, machine.kv_itemsize), everything, verdict.fits, slow)
 
 
 def _parts(stored: Mapping[str, Any], config: ModelConfig) -> tuple[Part, ...]:

@@ -14,7 +14,7 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
-from . import hub
+from . import hub, kernels, memory
 from .answer_format import AnswerFormat
 from .cache import Cache
 from .config import ModelConfig
@@ -23,12 +23,13 @@ from .engine import PREFILL_CHUNK, Engine, EngineOptions, Generated, Request, St
 from .errors import TokenizerError
 from .events import Event, Reply
 from .history import TODAY, History, resolved_date
+from .memory import CONTEXT
 from .model import Model
 from .sampling import SamplingParams
 from .session import ChatSession
 from .tokenizer import StreamDecoder, Tokenizer
 from .toolbox import Toolbox, ToolLike
-from .weights import load_model
+from .weights import identity, load_model
 
 LOGITS_ROWS = 32
 """Positions whose logits are held at once: 26 MB with the released vocabulary."""
@@ -52,6 +53,9 @@ def load(
     name: str | Path = hub.DEMO,
     *,
     exact: bool | None = None,
+    context: int = CONTEXT,
+    force: bool = False,
+    options: EngineOptions | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> GptOss:
     """Load a model.
@@ -60,13 +64,19 @@ def load(
         name: a folder, `demo`, an alias (`20b`, `120b`) or a Hugging Face id. Nothing is downloaded.
         exact: on a CPU, float32 throughout, for which prompts take about twice the time. None: as the environment's
             GPTOSS_EXACT says, else False.
+        context: tokens that must fit in memory beside the model; longer conversations are not refused.
+        force: load even a model that does not fit, and let sequences grow beyond what fits.
+        options: what the engine may take: sequences that run together, memory for earlier prompts, drafts.
         progress: told (bytes loaded, bytes in all).
 
     Raises:
         ModelNotFoundError: the name leads to nothing on this machine.
         ConfigError, CheckpointError, TokenizerError: the folder is not a whole gpt-oss model.
+        MemoryLimitError: it does not fit this machine; the message says what would.
     """
-    return GptOss.from_folder(hub.find(name), exact=exact, progress=progress)
+    return GptOss.from_folder(
+        hub.find(name), exact=exact, context=context, force=force, options=options, progress=progress
+    )
 
 
 def _taking(
@@ -97,27 +107,51 @@ class GptOss:
         tokenizer: Tokenizer,
         folder: Path,
         options: EngineOptions | None = None,
+        machine: memory.Machine | None = None,
     ) -> None:
+        """Take a loaded model; `machine` is what its sequences must fit on, None lets them grow as they like."""
         self.model = model
         self.config = config
         self.tokenizer = tokenizer
         self.folder = folder
-        self.engine = Engine(model, tokenizer.size, tokenizer.stop_tokens, options)
+        options = options or EngineOptions()
+        fits = None
+        if machine is not None:
+            used = memory.Need.of_folder(folder).resident(machine) + options.prefix_bytes
+            fits = memory.admission(config, machine, used=used, running=lambda: self.engine.reserved)
+        kept = options.prompt_cache is not None
+        self.engine = Engine(
+            model,
+            tokenizer.size,
+            tokenizer.stop_tokens,
+            options,
+            fits,
+            fingerprint=f"{identity(folder)} {kernels.describe()} {kernels.cache_dtype()} {model.exact}"
+            if kept
+            else "",
+        )
 
     @classmethod
     def from_folder(
-        cls, folder: Path, *, exact: bool | None = None, progress: Callable[[int, int], None] | None = None
+        cls,
+        folder: Path,
+        *,
+        exact: bool | None = None,
+        context: int = CONTEXT,
+        force: bool = False,
+        options: EngineOptions | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> GptOss:
         """Load the model in a folder; see `load`."""
-        tokenizer = Tokenizer.from_folder(folder)
-        model, config = load_model(folder, progress)
+        tokenizer, machine = Tokenizer.from_folder(folder), memory.Machine.measure()
+        model, config = load_model(folder, progress, context=context, force=force)
         model.exact = exact
         if tokenizer.size > config.vocab_size:
             raise TokenizerError(
                 f"{folder}: the tokenizer has {tokenizer.size} ids, the model only {config.vocab_size}; "
                 "do both come from the same model?"
             )
-        return cls(model, config, tokenizer, folder)
+        return cls(model, config, tokenizer, folder, options, None if force else machine)
 
     @property
     def name(self) -> str:
@@ -242,8 +276,8 @@ class GptOss:
                 dataclass. `Reply.parsed` is then its value.
             sampling: how tokens are chosen; stop texts apply to the answer, not to thoughts.
             max_tokens: tokens at most of all turns together, thoughts included.
-            reasoning_budget: tokens of thoughts at most; then the answer begins. In any case some of `max_tokens` is
-                kept for the answer: see `conversation.Settings`.
+            reasoning_budget: tokens of thoughts at most; then the answer begins. None keeps a quarter of `max_tokens`
+                for the answer, but no more than 1024 tokens.
             max_turns: how often the model may speak, results of calls in between. After the last time its calls are
                 still answered, and the finish reason is `length`: going on with the reply's conversation is possible.
             logprobs: how many of the likeliest tokens to tell with each token of the text; None: nothing.
@@ -279,7 +313,7 @@ class GptOss:
         return Dialogue(Backend(self._generate, self.tokenizer, context), conversation, box, settings)
 
     @_taking(dialogue)
-    def stream(self, dialogue: Dialogue) -> Iterator[Event]:
+    def stream(self, dialogue: Dialogue) -> Generator[Event, None, None]:
         """Answer piece by piece: events as they happen, at last `Done` with the Reply. Arguments as `dialogue`'s.
 
         Closing the iterator ends the work.

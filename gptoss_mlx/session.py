@@ -6,8 +6,8 @@ before and the engine has to read only what is new.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from contextlib import aclosing, closing
 from dataclasses import dataclass, field, fields
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from .conversation import MAX_TOKENS, MAX_TURNS, Confirm, Dialogue
 from .errors import RequestError
 from .events import Done, Event, Reply
-from .harmony import Conversation, DeveloperContent, Message, Role, SystemContent
+from .harmony import Conversation, DeveloperContent, Message, Role, SystemContent, Tool
 from .harmony.message import FUNCTIONS
 from .history import TODAY, resolved_date
 from .sampling import SamplingParams
@@ -46,11 +46,13 @@ class ChatSession:
     date: str | None = TODAY
     messages: list[Message] = field(default_factory=list)
     """What has been said; the results of calls that were left to the caller are to be added here."""
+    declared: tuple[Tool, ...] = field(default=(), init=False)
+    """Functions of a conversation that was loaded, left to the caller unless `tools` has them."""
 
     def __post_init__(self) -> None:
         self.date = resolved_date(self.date)
 
-    def stream(self, question: str | None = None, **options: Any) -> Iterator[Event]:
+    def stream(self, question: str | None = None, **options: Any) -> Generator[Event, None, None]:
         """Ask, and answer piece by piece.
 
         Args:
@@ -94,7 +96,7 @@ class ChatSession:
     @property
     def conversation(self) -> Conversation:
         """Everything as the model reads it: system message, developer message, history."""
-        return Toolbox(self.tools).conversation(
+        return Toolbox(self._offered()).conversation(
             self.messages, effort=self.effort, instructions=self.instructions, date=self.date
         )
 
@@ -109,32 +111,37 @@ class ChatSession:
         Args:
             model: who goes on.
             data: from `to_dict`, or of openai-harmony.
-            settings: those of the class, but for `messages`; instructions, effort and functions are in the data.
-                Functions that were declared, and that `tools` does not have, are left to the caller.
+            settings: those of the class, but for `messages`; instructions and effort come from the data. Functions that
+                it declares, and that `tools` does not have, are left to the caller.
 
         Raises:
             HarmonyError: it is not of that form.
         """
         session = cls(model, **settings)
-        session._restore(Conversation.from_dict(data))
+        session.restore(data)
         return session
 
-    def _restore(self, conversation: Conversation) -> None:
+    def restore(self, data: Mapping[str, Any]) -> None:
+        """Go on with another conversation of that form, and with its instructions and effort; see `from_dict`."""
+        conversation = Conversation.from_dict(data)
         systems = [message for message in conversation if message.role is Role.SYSTEM]
         rest = [message for message in conversation if message.role is not Role.SYSTEM]
         plain = list(takewhile(_is_plain, rest))
         contents = [part for message in plain for part in message.content if isinstance(part, DeveloperContent)]
-        known = {function.name for function in Toolbox(self.tools).functions}
-        declared = [t for content in contents for namespace in content.tools for t in namespace.tools]
-        self.tools = (*self.tools, *(tool for tool in declared if tool.name not in known))
+        self.declared = tuple(tool for part in contents for namespace in part.tools for tool in namespace.tools)
         instructions = "\n\n".join(content.instructions for content in contents if content.instructions)
-        self.instructions = self.instructions or instructions or None
-        self.effort = self.effort or _effort(systems)
+        self.instructions = instructions or None
+        self.effort = _effort(systems)
         self.messages = [*systems, *rest[len(plain) :]]
 
-    def _dialogue(self, asked: list[Message], options: Mapping[str, Any]) -> Dialogue:
-        settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("model", "messages")}
-        return self.model.dialogue(asked, **{**settings, **options})
+    def _dialogue(self, asked: list[Message], options: dict[str, Any]) -> Dialogue:
+        kept = ("model", "messages", "declared")
+        settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in kept}
+        return self.model.dialogue(asked, **settings | {"tools": self._offered()} | options)
+
+    def _offered(self) -> list[ToolLike]:
+        known = {function.name for function in Toolbox(self.tools).functions}
+        return [*self.tools, *(tool for tool in self.declared if tool.name not in known)]
 
     def _asked(self, question: str | None) -> list[Message]:
         if question is not None:
@@ -143,11 +150,12 @@ class ChatSession:
             raise RequestError("question: a text expected to begin the conversation, none found")
         return list(self.messages)
 
-    def _heard(self, asked: list[Message], events: Iterator[Event]) -> Iterator[Event]:
-        for event in events:
-            if isinstance(event, Done):
-                self._remember(asked, event.reply)
-            yield event
+    def _heard(self, asked: list[Message], events: Generator[Event, None, None]) -> Generator[Event, None, None]:
+        with closing(events):
+            for event in events:
+                if isinstance(event, Done):
+                    self._remember(asked, event.reply)
+                yield event
 
     async def _aheard(self, asked: list[Message], events: AsyncGenerator[Event, None]) -> AsyncGenerator[Event, None]:
         async with aclosing(events):

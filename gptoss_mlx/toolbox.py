@@ -46,7 +46,7 @@ class Toolbox:
             self._declare([declared])
             if isinstance(tool, Mapping) and tool.get("function", tool).get("strict"):
                 self._strict.add(f"{FUNCTIONS}.{declared.name}")
-        elif callable(tool):
+        elif callable(tool) and not (isinstance(tool, type) and issubclass(tool, RunnableTool)):
             from .tools.function import FunctionTool  # here: pydantic is an extra
 
             self._add(FunctionTool(tool))

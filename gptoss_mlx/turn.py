@@ -51,9 +51,10 @@ class Turn:
         self._logprobs: list[TokenLogprobs] = []  # of tokens whose text has not been given out
         self._tokens = self._thoughts = self._unaccounted = 0
 
-    def run(self, generate: Generate, request: Request, cancelled: Callable[[], bool]) -> Iterator[Event]:
-        """Generate and parse until the model stops, `max_tokens`, or `cancelled()`, which is asked at each token."""
+    def run(self, generate: Generate, request: Request) -> Iterator[Event]:
+        """Generate and parse until the model stops, `max_tokens`, or `cancelled`, which is asked at each token."""
         self._stop = StopText(request.sampling.stop)
+        cancelled = request.cancelled or (lambda: False)
         started = first = time.perf_counter()
         with closing(generate(request)) as steps:
             for step in steps:
@@ -61,9 +62,9 @@ class Turn:
                     first = time.perf_counter()
                 yield from self._push(step)
                 self.ended = step.stopped or self._stop.hit is not None or self._foreign
-                self.cancelled = not self.ended and cancelled()
-                if self.ended or self.cancelled:
+                if self.ended or cancelled():
                     break
+        self.cancelled = not self.ended and cancelled()
         yield from self._translate(self._parser.finish())
         self.usage = Usage(
             len(request.prompt),

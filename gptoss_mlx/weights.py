@@ -7,9 +7,10 @@ MLX folder's files where they lie: the model's matrices are the system's file ca
 
 from __future__ import annotations
 
+import hashlib
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from gptoss_mlx.convert import names, sources
 from gptoss_mlx.convert.mxfp4 import BAD_SCALE
 from gptoss_mlx.convert.tensorfile import Stored
 
-from . import kernels
+from . import kernels, memory
 from .config import ModelConfig
 from .errors import CheckpointError
 from .model import ExpertLinear, Model, PackedEmbedding, PackedLinear
@@ -35,20 +36,50 @@ MAPPED = {"BF16": mx.bfloat16, "F16": mx.float16, "F32": mx.float32, "U8": mx.ui
 """The safetensors dtypes of a model, which are used in place."""
 
 
-def load_model(folder: Path, progress: Progress | None = None) -> tuple[Model, ModelConfig]:
-    """Build the model of a folder and load its weights.
+SAMPLE = 1 << 20
+"""Bytes at either end of a weights file that tell it from another."""
+
+
+def identity(folder: Path) -> str:
+    """What tells a model from any other, as a digest: configuration, tokenizer, both ends of the weights files."""
+    digest = hashlib.sha256((sources.checkpoint_folder(folder) / "config.json").read_bytes())
+    digest.update((folder / "tokenizer.json").read_bytes())
+    for path in sources.read_tensors(sources.checkpoint_folder(folder))[0]:
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}\n".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(SAMPLE))
+            file.seek(max(0, size - SAMPLE))
+            digest.update(file.read())
+    return digest.hexdigest()
+
+
+def load_model(
+    folder: Path, progress: Progress | None = None, *, context: int = memory.CONTEXT, force: bool = False
+) -> tuple[Model, ModelConfig]:
+    """Build the model of a folder and load its weights. On a GPU this sets MLX's limits: see `memory.set_limits`.
 
     Args:
         folder: in any of the four layouts.
         progress: told after each layer.
+        context: tokens that must fit in memory beside the weights.
+        force: load even what does not fit.
 
     Raises:
         ConfigError: no config.json of a gpt-oss model is there.
         CheckpointError: a tensor is missing, unexpected, truncated, or of a wrong shape or dtype.
+        MemoryLimitError: the model does not fit this machine; the message says what would.
+        RequestError: `context` is not positive.
     """
     folder = sources.checkpoint_folder(folder)
     config = ModelConfig.from_folder(folder)
-    arrays = read_arrays(folder, config)
+    files, tensors = sources.read_tensors(folder)  # names a damaged file better than MLX does
+    machine = memory.Machine.measure()
+    if not force:
+        need = memory.Need.of_tensors(config, tensors.values(), str(folder))
+        memory.check_load(need, machine, context).require()
+    memory.set_limits(machine)
+    arrays = read_arrays(files, tensors, config)
     model = Model(config)
     pack(model, config, arrays)
     check(model, arrays)
@@ -57,9 +88,8 @@ def load_model(folder: Path, progress: Progress | None = None) -> tuple[Model, M
     return model, config
 
 
-def read_arrays(folder: Path, config: ModelConfig) -> Arrays:
-    """Every tensor of a folder under its MLX name, still on disk until it is evaluated."""
-    files, tensors = sources.read_tensors(folder)  # names a damaged file better than MLX does
+def read_arrays(files: Sequence[Path], tensors: Mapping[str, Stored], config: ModelConfig) -> Arrays:
+    """What `sources.read_tensors` found, under MLX's names; still on disk until it is evaluated."""
     layout = sources.layout_of(tensors)
     in_place = layout == "mlx" and kernels.native()
     stored: Arrays = {}

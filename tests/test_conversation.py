@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
 import pytest
 
-from gptoss_mlx.conversation import ANSWER_TOKENS, Dialogue, Settings, tool_loop
+from gptoss_mlx.conversation import ANSWER_TOKENS, Backend, Dialogue, Settings, tool_loop
+from gptoss_mlx.engine import Generated, Request
 from gptoss_mlx.engine.structure import Rules
 from gptoss_mlx.errors import RequestError
 from gptoss_mlx.events import (
@@ -247,7 +249,7 @@ def test_closing_the_iterator_closes_the_engine() -> None:
     events = dialogue(script).events()
     next(events)
     assert script.closed == 0
-    events.close()  # type: ignore[attr-defined]
+    events.close()
     assert script.closed == 1
     assert len(script.said) < 5
 
@@ -292,6 +294,28 @@ def test_a_cancelled_task_stops_the_engine() -> None:
     asyncio.run(listen())
     assert script.closed == 1
     assert len(script.said) < 100_000
+
+
+def test_a_cancelled_task_stops_the_reading_of_a_prompt() -> None:
+    reading, stopped = threading.Event(), threading.Event()
+
+    def slow(request: Request) -> Generator[Generated, None, None]:
+        reading.set()
+        while request.cancelled is not None and not request.cancelled():
+            time.sleep(0.001)
+        stopped.set()
+        yield from ()
+
+    async def listen() -> None:
+        backend = Backend(slow, Script().tokenizer, 1000)
+        task = asyncio.create_task(Dialogue(backend, Toolbox().conversation("q")).areply())
+        await asyncio.to_thread(reading.wait)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(listen())
+    assert stopped.wait(10)
 
 
 # Async
@@ -388,10 +412,10 @@ def test_where_a_call_is_demanded_the_budget_opens_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"max_tokens": 0}, {"max_turns": 0}, {"reasoning_budget": -1}, {"logprobs": -1}, {"max_tokens": 1.5}]
+    "wrong", [{"max_tokens": 0}, {"max_turns": 0}, {"reasoning_budget": -1}, {"logprobs": 21}, {"max_tokens": 1.5}]
 )
 def test_settings_out_of_range(wrong: dict[str, Any]) -> None:
-    with pytest.raises(RequestError, match=f"^{next(iter(wrong))}: an integer of . or more expected"):
+    with pytest.raises(RequestError, match=f"^{next(iter(wrong))}: an integer of . (or more|to 20) expected"):
         Settings(**wrong)
 
 

@@ -7,6 +7,7 @@ accuracy over many more of them. Texts are compared exactly where temperature 0 
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import json
 import sys
@@ -28,7 +29,7 @@ from gptoss_mlx.harmony.message import CONSTRAINED_JSON
 ROOT = Path(__file__).parent.parent
 HELD_OUT = Path(__file__).parent / "data" / "demo_heldout.jsonl"
 GREEDY = SamplingParams(temperature=0.0)
-WEATHER = {
+WEATHER: dict[str, Any] = {
     "type": "function",
     "function": {
         "name": "get_weather",
@@ -152,6 +153,48 @@ class TestTools:
         result = Message.tool("functions.get_weather", "7 C, snow")
         second = ask(model, first.conversation.adding(result))
         assert "7 C, snow" in second.final
+
+    def test_runs_a_python_function_and_answers_from_its_result(self, model: GptOss) -> None:
+        asked: list[str] = []
+
+        def get_weather(city: str) -> str:
+            """Get the weather in a city."""
+            asked.append(city)
+            return "7 C, snow"
+
+        for reply in (
+            ask(model, "What is the weather in Oslo?", tools=[get_weather]),
+            asyncio.run(model.achat("What is the weather in Oslo?", tools=[get_weather], sampling=GREEDY, date=None)),
+        ):
+            assert "7 C, snow" in reply.final
+            assert (reply.finish_reason, reply.calls) == ("stop", ())
+            assert [output.call.name for output in reply.outputs] == ["get_weather"]
+        assert asked == ["Oslo", "Oslo"]
+
+    @pytest.mark.parametrize("choice", ["required", "get_weather"])
+    def test_calls_when_it_must(self, model: GptOss, choice: str) -> None:
+        reply = ask(model, "What is the capital of Italy?", tools=[WEATHER], tool_choice=choice, max_tokens=400)
+        assert [call.name for call in reply.calls] in (["get_weather"], [])
+        assert reply.finish_reason in ("tool_calls", "length")
+        assert not reply.final
+
+    def test_does_not_call_when_it_must_not(self, model: GptOss) -> None:
+        reply = ask(model, "What is the weather in Oslo?", tools=[WEATHER], tool_choice="none")
+        assert (reply.calls, reply.finish_reason) == ((), "stop")
+
+    def test_arguments_of_a_strict_function_fit_its_schema(self, model: GptOss) -> None:
+        schema = {**WEATHER["function"]["parameters"], "additionalProperties": False}
+        strict = {"type": "function", "function": {**WEATHER["function"], "strict": True, "parameters": schema}}
+        for seed in range(3):
+            reply = ask(model, "What is the weather in Oslo?", tools=[strict], sampling=sampled(seed))
+            assert [json.loads(call.arguments) for call in reply.calls] == [{"city": "Oslo"}]
+
+    def test_thinks_no_longer_than_it_may(self, model: GptOss) -> None:
+        free = ask(model, "What is 57 + 68?", effort="high")
+        short = ask(model, "What is 57 + 68?", effort="high", reasoning_budget=5)
+        assert 0 < len(short.analysis) < len(free.analysis)
+        assert free.analysis.startswith(short.analysis)
+        assert short.final
 
     def test_needs_no_tool_for_what_it_knows(self, model: GptOss) -> None:
         reply = ask(model, "What is the capital of Italy?", tools=[WEATHER])

@@ -96,6 +96,45 @@ def test_harmony_messages_pass_as_they_are() -> None:
     assert to_conversation(Conversation(tuple(messages)), effort=None).messages == tuple(messages)
 
 
+def test_openai_harmony_s_json_is_read_as_it_is() -> None:
+    messages = (
+        Message.system(SystemContent("I am Kelp.")),
+        Message.developer("Short.", [as_tool(TIDE)]),
+        Message.user("q"),
+        Message.call("functions.tide", "{}", "analysis"),
+        Message.tool("functions.tide", "4.1", "analysis"),
+    )
+    data = Conversation(messages).to_dict()
+    assert to_conversation(data).messages == messages
+    assert to_conversation(data["messages"]).messages == messages
+    mixed = [data["messages"][0], {"role": "user", "content": "q"}, data["messages"][3], messages[4]]
+    assert to_conversation(mixed).messages == (messages[0], *messages[2:])
+    with pytest.raises(HarmonyError, match=r"messages\[0\].channel"):
+        to_conversation([{"role": "user", "content": "x", "channel": 3}])
+    with pytest.raises(HarmonyError, match="expected the fields messages"):
+        to_conversation({"role": "user", "content": "x"})
+
+
+def test_what_is_said_already_is_not_said_again() -> None:
+    options: dict[str, Any] = {"instructions": "First.\n\nSecond.", "tools": [TIDE], "hints": ["Heights in metres."]}
+    once = to_conversation([{"role": "system", "content": "Be kind."}, {"role": "user", "content": "q"}], **options)
+    developer = once.messages[1].content[0]
+    assert isinstance(developer, DeveloperContent)
+    assert developer.instructions == "First.\n\nSecond.\n\nBe kind.\n\nHeights in metres."
+    assert to_conversation(once, **options) == once
+    changed = to_conversation(once, tools=[Tool("tide", "New.")], instructions="Sec")
+    content = changed.messages[1].content[0]
+    assert isinstance(content, DeveloperContent)
+    assert [tool.description for namespace in content.tools for tool in namespace.tools] == ["New."]
+    assert str(content.instructions).startswith("Sec\n\nFirst.")
+
+
+@pytest.mark.parametrize("history", [3, None])
+def test_what_is_no_history(history: Any) -> None:
+    with pytest.raises(RequestError, match=r"^messages: a question, a list of messages or a Conversation expected"):
+        to_conversation(history)
+
+
 @pytest.mark.parametrize(
     ("message", "says"),
     [

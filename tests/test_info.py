@@ -11,7 +11,8 @@ from mlx.utils import tree_flatten
 from checkpoints import Shape, build
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.convert import convert
-from gptoss_mlx.info import kv_bytes, model_info, parameter_counts
+from gptoss_mlx.info import model_info, parameter_counts
+from gptoss_mlx.memory import Machine, kv_bytes
 from gptoss_mlx.weights import load_model
 
 B20 = ModelConfig()
@@ -21,12 +22,6 @@ B120 = ModelConfig(num_hidden_layers=36, num_local_experts=128)
 def test_parameters_of_the_release() -> None:
     assert parameter_counts(B20) == (20_914_757_184, 3_608_310_144)
     assert parameter_counts(B120) == (116_829_156_672, 5_132_852_352)
-
-
-def test_key_value_bytes_of_the_release() -> None:
-    assert kv_bytes(B20, 4096) == 24_576 * 4096 + 3_145_728
-    assert kv_bytes(B120, 131072) == 36_864 * 131072 + 4_718_592
-    assert kv_bytes(B20, 100) == 24 * 2048 * 100
 
 
 @pytest.mark.parametrize("layout", ["hf", "original", "bf16"])
@@ -52,7 +47,22 @@ def test_a_converted_folder_names_its_packing(tmp_path: Path) -> None:
     assert storage["norms"] == "bfloat16"
 
 
-def test_what_does_not_fit_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gptoss_mlx.kernels.memory_limit", lambda: 18_000_000)
-    fits = {context.tokens: context.fits for context in model_info(build(tmp_path / "m", Shape())).contexts}
-    assert fits == {4096: True, 32768: True, 131072: False}
+def test_what_does_not_fit_is_said(tmp_path: Path) -> None:
+    folder = build(tmp_path / "m", Shape())
+    found = model_info(folder, Machine("metal", 10**9, 30_000_000))
+    assert {c.tokens: c.fits for c in found.contexts} == {4096: True, 32768: True, 131072: False}
+    assert found.memory == 30_000_000
+    assert "a context of 69,632 tokens" in found.advice
+    assert not any(c.slow for c in found.contexts)
+    for context in found.contexts:
+        assert context.kv_bytes == kv_bytes(found.config, context.tokens)
+        assert context.bytes > found.bytes + context.kv_bytes
+
+
+def test_what_runs_from_the_disk_is_said_to_be_slow(tmp_path: Path) -> None:
+    convert(build(tmp_path / "source", Shape(vocab=200_000)), tmp_path / "m", dense="bf16")
+    found = model_info(tmp_path / "m", Machine("cpu", 10**9, (256 << 20) + 50_000_000, native=True, kv_itemsize=4))
+    assert {c.tokens: (c.fits, c.slow) for c in found.contexts} == {
+        4096: (True, True), 32768: (True, True), 131072: (False, False),
+    }  # fmt: skip
+    assert model_info(tmp_path / "m", Machine("cpu", 10**10, 10**10, native=True)).advice == ""

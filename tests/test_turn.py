@@ -25,7 +25,7 @@ def run(
 ) -> tuple[Turn, list[Event]]:
     turn = Turn(TOKENIZER, recipients)
     request = Request([1, 2, 3], SamplingParams(stop=stop), 10_000, **options)
-    return turn, list(turn.run(Script(text), request, lambda: False))
+    return turn, list(turn.run(Script(text), request))
 
 
 def spoken(events: list[Event], channel: str) -> str:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import click
 
 from .app import OneLineErrors
-from .options import sampling_options, sampling_params
-from .progress import loading
-
-if TYPE_CHECKING:
-    from gptoss_mlx.runtime import GptOss
+from .options import load_runtime, memory_options, sampling_options, sampling_params
 
 
 @click.command(cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})
@@ -22,6 +19,7 @@ if TYPE_CHECKING:
 @click.option("--show-analysis/--hide-analysis", default=None, help="Whether to print the model's thoughts.")
 @click.option("--max-tokens", type=click.IntRange(1), default=16384, show_default=True, help="Thoughts included.")
 @click.option("--system", metavar="TEXT", help="Instructions that the model should keep to.")
+@memory_options
 @sampling_options
 def chat(
     question: str | None,
@@ -30,20 +28,22 @@ def chat(
     show_analysis: bool | None,
     max_tokens: int,
     system: str | None,
+    context: int,
+    force: bool,
     **options: Any,
 ) -> None:
     """Chat with gpt-oss. With a QUESTION: answer it and exit; without: a session (piped lines are questions)."""
     from .printer import AnswerPrinter
-    from .session import Session, Settings
+    from .session import Session
 
     if question is not None and not question.strip():
         raise click.UsageError("QUESTION is empty")
     sampling = sampling_params(options)
-    runtime = _load(model)
+    runtime = load_runtime(_find(model), context, force)
     if show_analysis is None:
         show_analysis = sys.stdout.isatty()
-    settings = Settings(effort, system, sampling, max_tokens)
-    session = Session(runtime, AnswerPrinter(show_analysis), settings)
+    talk = runtime.session(effort=effort, instructions=system, sampling=sampling, max_tokens=max_tokens)
+    session = Session(talk, AnswerPrinter(show_analysis))
     if question is not None:
         session.answer(question)
     elif sys.stdin.isatty() and sys.stdout.isatty():
@@ -54,7 +54,7 @@ def chat(
         session.run_lines(sys.stdin)
 
 
-def _load(name: str | None) -> GptOss:
+def _find(name: str | None) -> Path:
     from gptoss_mlx import demo, hub
 
     folder = hub.find(name) if name is not None else hub.newest() or demo.MODEL_FOLDER
@@ -62,7 +62,4 @@ def _load(name: str | None) -> GptOss:
         click.echo(demo.NOTICE, err=True)
     elif name is None:
         click.echo(f"model: {hub.display_name(folder)} ({folder})", err=True)
-    with loading() as progress:
-        from gptoss_mlx import load
-
-        return load(folder, progress=progress)
+    return folder

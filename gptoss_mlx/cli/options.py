@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from gptoss_mlx import GptOss, load, memory
 from gptoss_mlx.sampling import SamplingParams
+
+from .progress import loading
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -23,6 +27,17 @@ SAMPLING = (
     click.option("--stop", multiple=True, help="A text that ends the answer; may be given several times."),
 )
 
+MEMORY = (
+    click.option(
+        "--context",
+        type=click.IntRange(1),
+        default=memory.CONTEXT,
+        show_default=True,
+        help="Tokens that must fit in memory.",
+    ),
+    click.option("--force", is_flag=True, help="Load the model even if it does not fit."),
+)
+
 
 def sampling_options(command: F) -> F:
     """Add the sampling options to a command; it receives them as `sampling_params(**options)` wants them."""
@@ -35,3 +50,25 @@ def sampling_params(options: dict[str, Any]) -> SamplingParams:
     """Take the sampling options out of a command's keyword arguments."""
     names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed", "stop")
     return SamplingParams(**{name: options.pop(name) for name in names})
+
+
+def memory_options(command: F) -> F:
+    """Add `--context` and `--force` to a command that loads a model with `load_runtime`."""
+    for option in reversed(MEMORY):
+        command = option(command)
+    return command
+
+
+def load_runtime(folder: Path, context: int, force: bool) -> GptOss:
+    """Load a model behind a progress bar; what is to be said about memory goes to standard error.
+
+    Raises:
+        GptOssError: see `gptoss_mlx.load`.
+    """
+    verdict = memory.check_folder(folder, context)
+    if not force:
+        verdict.require()
+    if verdict.note:
+        click.echo(f"warning: {verdict.note}", err=True)
+    with loading() as progress:
+        return load(folder, context=context, force=force, progress=progress)

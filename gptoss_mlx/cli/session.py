@@ -1,18 +1,15 @@
-"""A chat session: settings, history, and the commands that begin with a slash."""
+"""A chat session: questions, and the commands that begin with a slash."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from gptoss_mlx.errors import GptOssError, HarmonyError, RequestError
 from gptoss_mlx.events import Done
-from gptoss_mlx.harmony import Conversation, DeveloperContent, Message, ReasoningEffort, Role, SystemContent
-from gptoss_mlx.history import to_conversation
-from gptoss_mlx.runtime import GptOss
-from gptoss_mlx.sampling import SamplingParams
+from gptoss_mlx.harmony import ReasoningEffort
+from gptoss_mlx.session import ChatSession
 
 from .printer import AnswerPrinter
 
@@ -27,39 +24,20 @@ COMMANDS = {
 }
 
 
-@dataclass
-class Settings:
-    """What the session passes on with each question."""
-
-    effort: str = "medium"
-    system: str | None = None
-    sampling: SamplingParams = field(default_factory=SamplingParams)
-    max_tokens: int = 16384
-
-
 class Session:
-    """A conversation with a model, turn by turn."""
+    """A conversation at a terminal or in a pipe: lines in, answers and remarks out."""
 
-    def __init__(self, runtime: GptOss, printer: AnswerPrinter, settings: Settings) -> None:
-        self.runtime = runtime
+    def __init__(self, chat: ChatSession, printer: AnswerPrinter) -> None:
+        self.chat = chat
         self.printer = printer
-        self.settings = settings
-        self.messages: list[Message] = []
 
     def answer(self, question: str) -> None:
         """Answer a question and remember both; an interrupt leaves the history as it was and is passed on."""
-        asked = [*self.messages, Message.user(question)]
-        s = self.settings
-        events = self.runtime.stream(
-            asked, effort=s.effort, instructions=s.system, sampling=s.sampling, max_tokens=s.max_tokens
-        )
         try:
-            for event in events:
+            for event in self.chat.stream(question):
                 self.printer.print(event)
-                if isinstance(event, Done):
-                    self.messages = [*asked, *event.reply.messages]
-                    if event.reply.finish_reason == "length":
-                        self.printer.note(f"(stopped after {s.max_tokens} tokens; --max-tokens allows more)")
+                if isinstance(event, Done) and event.reply.finish_reason == "length":
+                    self.printer.note(f"(stopped after {self.chat.max_tokens} tokens; --max-tokens allows more)")
         finally:
             self.printer.close()
 
@@ -107,47 +85,33 @@ class Session:
 
     def _effort(self, argument: str) -> None:
         if argument:
-            self.settings.effort = ReasoningEffort.of(argument).value
-        self.printer.note(f"effort: {self.settings.effort}")
+            self.chat.effort = ReasoningEffort.of(argument).value
+        self.printer.note(f"effort: {self.chat.effort or 'as loaded'}")
 
     def _system(self, argument: str) -> None:
-        self.settings.system = argument or None
+        self.chat.instructions = argument or None
         self.printer.note(f"system: {argument}" if argument else "system: none")
 
     def _reset(self, _: str) -> None:
-        self.messages = []
+        self.chat.clear()
         self.printer.note("the conversation is forgotten")
 
     def _save(self, argument: str) -> None:
         path = _file(argument, "/save")
-        s = self.settings
-        conversation = to_conversation(self.messages, effort=s.effort, instructions=s.system)
         try:
-            path.write_text(json.dumps(conversation.to_dict(), ensure_ascii=False, indent=2), encoding="utf-8")
+            path.write_text(json.dumps(self.chat.to_dict(), ensure_ascii=False, indent=2), encoding="utf-8")
         except OSError as error:
             raise RequestError(f"{path}: cannot be written ({error.strerror})") from None
-        self.printer.note(f"saved {len(self.messages)} messages to {path}")
+        self.printer.note(f"saved {len(self.chat.messages)} messages to {path}")
 
     def _load(self, argument: str) -> None:
         path = _file(argument, "/load")
         try:
-            conversation = Conversation.from_dict(json.loads(path.read_text(encoding="utf-8")))
+            self.chat.restore(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise HarmonyError(f"{path}: no saved conversation ({reason})") from None
-        self._restore(conversation)
-        self.printer.note(f"loaded {len(self.messages)} messages from {path}")
-
-    def _restore(self, conversation: Conversation) -> None:
-        self.messages = []
-        for message in conversation:
-            content = message.content[0] if message.content else None
-            if message.role is Role.SYSTEM and isinstance(content, SystemContent):
-                self.settings.effort = (content.reasoning_effort or ReasoningEffort.MEDIUM).value
-            elif message.role is Role.DEVELOPER and isinstance(content, DeveloperContent) and not content.tools:
-                self.settings.system = content.instructions
-            else:
-                self.messages.append(message)
+        self.printer.note(f"loaded {len(self.chat.messages)} messages from {path}")
 
 
 def _file(argument: str, command: str) -> Path:

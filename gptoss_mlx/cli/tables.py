@@ -38,11 +38,13 @@ def print_info(info: ModelInfo, console: Console | None = None) -> None:
     parts.add_row("all", "", size(info.bytes))
     console.print(parts)
     contexts = Table(title="context", title_justify="left")
-    for name in ("tokens", "keys and values", "with weights"):
+    for name in ("tokens", "keys and values", "in all"):
         contexts.add_column(name, justify="right")
     contexts.add_column("fits")
     for context in info.contexts:
-        needed = size(context.kv_bytes + info.bytes)
-        contexts.add_row(f"{context.tokens:,}", size(context.kv_bytes), needed, "yes" if context.fits else "no")
+        fits = "slowly" if context.slow else "yes" if context.fits else "no"
+        contexts.add_row(f"{context.tokens:,}", size(context.kv_bytes), size(context.bytes), fits)
     console.print(contexts)
     console.print(f"device: {info.device}, {size(info.memory)} for models\nkernels: {info.kernels}")
+    if info.advice:
+        console.print(info.advice, markup=False)

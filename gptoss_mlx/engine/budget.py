@@ -86,6 +86,10 @@ class ReasoningBudget:
             return list(self._place.left)
         return [] if self._inner is None else self._inner.forced()
 
+    def idle(self) -> int:
+        """How many tokens may come before it has a say: as long as thoughts cannot reach the budget."""
+        return max(0, self._budget - self._place.spent) if self._inner is None else 0
+
     def accept(self, token: int) -> None:
         """Go on by one token.
 

@@ -16,8 +16,11 @@ from typing import Protocol
 LENGTHS = (0, 2, 4, 8, 16)
 """Drafted tokens that are considered."""
 
-LONGEST, SHORTEST = 5, 2
+LONGEST, SHORTEST = 5, 3
 """Tokens of context by which the continuation is looked up."""
+
+MARGIN = 1.1
+"""How many times as fast a draft must promise to be: promises are uncertain, and a wrong one costs."""
 
 
 class Drafter(Protocol):
@@ -100,7 +103,7 @@ class Speculation:
 
     def __init__(self, drafter: Drafter) -> None:
         self._drafter = drafter
-        self._rate = 0.3  # how often a guess was right, given that those before it were
+        self._rate = 0.2  # how often a guess was right, given that those before it were
         self._guess: list[int] = []
 
     def draft(self, tokens: Sequence[int], most: int, rows: int, costs: Costs) -> list[int]:
@@ -114,8 +117,11 @@ class Speculation:
         """
         self._guess = self._drafter.draft(tokens, max(LENGTHS))
         allowed = min(most, len(self._guess))
-        best = max((n for n in LENGTHS if n <= allowed), key=lambda n: self._speed(n, rows, costs), default=0)
-        return self._guess[:best]
+        if allowed < LENGTHS[1]:
+            return []
+        best = max((n for n in LENGTHS if n <= allowed), key=lambda n: self._speed(n, rows, costs))
+        pays = self._speed(best, rows, costs) > MARGIN * self._speed(0, rows, costs)
+        return self._guess[:best] if pays else []
 
     def learn(self, chosen: Sequence[int]) -> None:
         """Take the tokens that the pass gave, to hold the guess against."""

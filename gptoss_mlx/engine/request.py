@@ -29,6 +29,9 @@ class Guide(Protocol):
     def rollback(self, count: int) -> None:
         """Take back the last `count` tokens."""
 
+    def idle(self) -> int:
+        """How many tokens may come, whatever they are, before it could forbid or force any; 0: it has a say now."""
+
 
 @dataclass
 class Figures:

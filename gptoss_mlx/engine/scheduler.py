@@ -17,12 +17,14 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
@@ -34,6 +36,7 @@ from gptoss_mlx.model import Model
 from gptoss_mlx.sampling import Logits
 
 from .drafts import Costs
+from .persist import PromptFolder
 from .prefill import PREFILL_CHUNK, check_tokens
 from .prefix import PrefixStore
 from .request import Generated, Request
@@ -62,11 +65,15 @@ class EngineOptions:
     """Sequences that wait; more are refused."""
     prefix_bytes: int = 2 << 30
     """Memory for the states of earlier prompts; 0 remembers nothing."""
+    prompt_cache: Path | None = None
+    """A folder that keeps the states of prompts for later processes (`Engine.save`); None: nothing leaves memory."""
+    prompt_cache_bytes: int = 16 << 30
+    """Bytes that such a folder may take."""
     speculate: bool = True
     """Whether to draft tokens from what was said before, where that pays."""
 
     def __post_init__(self) -> None:
-        for name, least in (("max_sequences", 1), ("max_waiting", 0), ("prefix_bytes", 0)):
+        for name, least in (("max_sequences", 1), ("max_waiting", 0), ("prefix_bytes", 0), ("prompt_cache_bytes", 0)):
             if getattr(self, name) < least:
                 raise RequestError(f"{name}: {least} or more expected, {getattr(self, name)} found")
 
@@ -81,6 +88,11 @@ class Engine:
         options: what the engine may take.
         fits: whether a sequence of so many tokens may be admitted now, beside those that run; raises GptOssError
             where it never could.
+        fingerprint: names the model and how it computes, for the files of `options.prompt_cache`.
+        report: told in one line about each file there that is ignored.
+
+    Raises:
+        GptOssError: that folder cannot be written to.
     """
 
     def __init__(
@@ -90,10 +102,19 @@ class Engine:
         stop_tokens: Collection[int],
         options: EngineOptions | None = None,
         fits: Callable[[int], bool] | None = None,
+        *,
+        fingerprint: str = "",
+        report: Callable[[str], None] = warnings.warn,
     ) -> None:
         self.model = model
         self.options = options or EngineOptions()
         self.prefixes = PrefixStore(self.options.prefix_bytes)
+        self._folder: PromptFolder | None = None
+        if self.options.prompt_cache is not None:
+            budget = self.options.prompt_cache_bytes
+            self._folder = PromptFolder(
+                self.options.prompt_cache, fingerprint, model.make_cache, budget=budget, report=report
+            )
         self._vocabulary = vocabulary
         self._stop_tokens = frozenset(stop_tokens)
         self._fits = fits or (lambda _: True)
@@ -108,6 +129,11 @@ class Engine:
     def running(self) -> int:
         """Sequences that have been admitted and are not finished."""
         return len(self._running)
+
+    @property
+    def reserved(self) -> list[int]:
+        """Tokens that each running sequence may reach, as far as it was told how many."""
+        return [sequence.reach for sequence in self._running]
 
     @property
     def waiting(self) -> int:
@@ -130,7 +156,7 @@ class Engine:
                 f"{len(request.prompt)} found; shorten the conversation"
             )
         sequence = Sequence(request, self._vocabulary, room, self._stop_tokens)
-        self._fits(len(request.prompt) + sequence.left)
+        self._fits(sequence.reach)
         with self._lock:
             if len(self._waiting) >= self.options.max_waiting:
                 raise BusyError(f"{len(self._waiting)} requests wait already; try again later")
@@ -167,6 +193,17 @@ class Engine:
     def generate(self, request: Request) -> Generator[Generated, None, None]:
         """`submit` and `outputs` at once."""
         return self.outputs(self.submit(request))
+
+    def save(self) -> None:
+        """Write the states of prompts to the folder that `options.prompt_cache` names, if it names one.
+
+        Raises:
+            GptOssError: the disk does not take them.
+        """
+        folder = self._folder
+        if folder is not None:
+            with self._lock:
+                self._work(lambda: folder.save(self.prefixes))
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -213,9 +250,11 @@ class Engine:
     def _admit(self) -> None:
         while self._waiting and len(self._running) < self.options.max_sequences:
             sequence = self._waiting[0]
-            if self._running and not self._fits(len(sequence.tokens) + sequence.left):
+            if self._running and not self._fits(sequence.reach):
                 return
             self._waiting.popleft()
+            if self._folder is not None:
+                self._folder.recall(self.prefixes, sequence.tokens, sequence.prompt - 1)
             found = self.prefixes.find(sequence.tokens, sequence.prompt - 1)
             position, sequence.caches = found if found is not None else (0, self.model.make_cache())
             sequence.figures.cached_tokens = position
@@ -297,7 +336,7 @@ class Engine:
             token = self._start(sequence, mx.array(sequence.tokens[sequence.offset :]), 0)
         if sequence.left > 1:
             sequence.ahead = self._start(sequence, token, 1)
-        sequence.push(number(token))
+        sequence.follow(number(token))
         if sequence.finished:
             sequence.ahead = None
 

@@ -65,10 +65,16 @@ class Sequence:
         return self._left
 
     @property
+    def reach(self) -> int:
+        """Tokens that it was asked to grow to; without a limit in the request, those that it has."""
+        return len(self.tokens) + (self._left if self.request.max_tokens is not None else 0)
+
+    @property
     def is_plain(self) -> bool:
         """Whether tokens can be chosen without looking at logits, masks or history on the way."""
         request = self.request
-        return request.guide is None and request.logprobs is None and not request.sampling.adjusts
+        free = request.guide is None or request.guide.idle() >= 2  # the next one, and the one chosen ahead of it
+        return free and request.logprobs is None and not request.sampling.adjusts
 
     def speculate(self) -> None:
         """Guess at the tokens to come from now on."""
@@ -91,7 +97,13 @@ class Sequence:
         if self.ahead is not None:
             token, self.ahead = self.ahead, None
             if not self.finished:
-                self.push(number(token))
+                self.follow(number(token))
+
+    def follow(self, token: int) -> None:
+        """Take the next token, which was chosen when the guide had no say."""
+        if self.request.guide is not None:
+            self.request.guide.accept(token)
+        self.push(token)
 
     def take(self, rows: list[Logits], drafted: list[int]) -> None:
         """Choose tokens from the logits behind the last token and behind each drafted one, as far as these hold.

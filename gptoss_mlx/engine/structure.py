@@ -257,6 +257,10 @@ class Constraint:
         """Tokens that are certain to come next, each the only one allowed in its place; often none."""
         return self._state.forced()
 
+    def idle(self) -> int:
+        """How many tokens may come before it has a say: none, as it always has."""
+        return 0
+
     def copy(self) -> Constraint:
         """Another one at the same place, which can be rolled back as far."""
         other = Constraint.__new__(Constraint)

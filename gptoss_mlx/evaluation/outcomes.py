@@ -14,9 +14,9 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from gptoss_mlx.convert import sources
 from gptoss_mlx.errors import RequestError
 from gptoss_mlx.runtime import GptOss
+from gptoss_mlx.weights import identity
 
 from .runs import Outcome, Settings, TaskReport, run_tasks
 from .scoring import Progress
@@ -25,8 +25,6 @@ from .texts import read_text
 
 HEADER = "gptoss_mlx_eval"
 FOREIGN = "results of an evaluation expected, something else found; name another file"
-SAMPLE = 1 << 20
-"""Bytes of each weights file's beginning and end that tell one model from another of its size."""
 
 
 class OutcomeFile:
@@ -152,21 +150,5 @@ def run_kept(
 
 def fingerprint(model: GptOss, tasks: Path, settings: Settings) -> dict[str, Any]:
     """What results depend on, as plain JSON values: settings, the tasks file, the model's name and weights."""
-    digest = hashlib.sha256()
-    for chunk in _identifying(model.folder):
-        digest.update(chunk)
     text = hashlib.sha256(read_text(tasks).encode()).hexdigest()
-    return {"model": model.name, "weights": digest.hexdigest(), "tasks": text, **asdict(settings)}
-
-
-def _identifying(folder: Path) -> Iterator[bytes]:
-    """Bytes that tell a model from another one: configuration, tokenizer, ends of the weights files."""
-    yield (sources.checkpoint_folder(folder) / "config.json").read_bytes()
-    yield (folder / "tokenizer.json").read_bytes()
-    for path in sources.read_tensors(sources.checkpoint_folder(folder))[0]:
-        size = path.stat().st_size
-        yield f"{path.name} {size}\n".encode()
-        with path.open("rb") as file:
-            yield file.read(SAMPLE)
-            file.seek(max(0, size - SAMPLE))
-            yield file.read()
+    return {"model": model.name, "weights": identity(model.folder), "tasks": text, **asdict(settings)}

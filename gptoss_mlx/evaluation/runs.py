@@ -207,6 +207,7 @@ def _put(model: GptOss, task: Task, settings: Settings) -> Outcome:
         instructions=task.system,
         sampling=settings.sampling(task),
         max_tokens=settings.max_tokens,
+        reasoning_budget=settings.max_tokens,  # thoughts that do not come to an end are a result as well
         date=None,
     )
     verdict = judge(reply.final, task.match, task.answer, task.choices)

@@ -41,7 +41,6 @@ __all__ = [
     "gather_product",
     "heads",
     "linear",
-    "memory_limit",
     "native",
     "on_gpu",
     "rms_norm",
@@ -329,13 +328,3 @@ def describe() -> str:
     if not native() or extension is None:
         return f"MLX's portable CPU operations, activations in float32; native kernels are off: {why_off}"
     return f"native CPU kernels ({extension.isa_words()}, {extension.threads()} threads)"
-
-
-def memory_limit() -> int:
-    """Bytes that a model may take here: the GPU's recommended working set, else the machine's memory."""
-    if on_gpu():
-        info = mx.device_info(mx.Device(mx.gpu))
-        for key in ("max_recommended_working_set_size", "total_memory", "memory_size"):
-            if key in info:
-                return int(info[key])
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

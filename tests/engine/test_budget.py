@@ -101,6 +101,23 @@ def test_thoughts_that_begin_when_the_budget_is_spent_stay_empty() -> None:
     assert guide.forced() == CLOSING
 
 
+def test_how_long_it_has_no_say() -> None:
+    assert [after(text, 5).idle() for text in ("", ANALYSIS + "xx", ANALYSIS + "xxxxx")] == [5, 3, 0]
+    assert constrained(Rules(), 5).idle() == 0
+
+
+@given(st.lists(st.integers(0, TOKENIZER.size), max_size=40), st.integers(0, 5))
+def test_while_it_has_no_say_nothing_is_forced(tokens: list[int], budget: int) -> None:
+    guide = ReasoningBudget(TOKENIZER, budget)
+    silent = guide.idle()
+    for i, token in enumerate(tokens):
+        if i < silent:
+            assert (guide.forced(), guide.mask()) == ([], None)
+            silent = max(silent, i + guide.idle())
+        forced = guide.forced()
+        guide.accept(forced[0] if forced else token)
+
+
 def test_a_negative_budget() -> None:
     with pytest.raises(RequestError, match="reasoning_budget: 0 or more tokens expected, -1 found"):
         ReasoningBudget(TOKENIZER, -1)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from checkpoints import Shape, build
 from gptoss_mlx import kernels
 from gptoss_mlx.config import ModelConfig
-from gptoss_mlx.convert import convert
+from gptoss_mlx.convert import convert, sources
 from gptoss_mlx.model import Model
 from gptoss_mlx.weights import load_model, read_arrays
 from oracle import Oracle, relative_error
@@ -81,7 +81,8 @@ class Case:
 def packed_oracle(source: Path, folder: Path, bits: int) -> Recording:
     """The oracle of the released layout with the dense matrices of a converted folder."""
     oracle = Recording(source)
-    arrays = read_arrays(folder, ModelConfig.from_folder(folder))
+    files, tensors = sources.read_tensors(folder)
+    arrays = read_arrays(files, tensors, ModelConfig.from_folder(folder))
     for name in list(oracle.tensors):
         scales = arrays.get(name.replace(".weight", ".scales"))
         if not name.endswith(".weight") or scales is None:

@@ -1,0 +1,208 @@
+"""The arithmetic, against the published sizes and against what real caches, weights and passes take."""
+
+from __future__ import annotations
+
+import copy
+import gc
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from checkpoints import Shape, build
+from gptoss_mlx import kernels
+from gptoss_mlx.cache import Cache, FullCache, SlidingCache
+from gptoss_mlx.config import FULL, ModelConfig
+from gptoss_mlx.convert import convert, sources
+from gptoss_mlx.convert.presets import DENSE, Preset
+from gptoss_mlx.convert.tensorfile import TensorSpec
+from gptoss_mlx.engine import PREFILL_CHUNK, prefill
+from gptoss_mlx.memory import CHUNK, Machine, Need, activation_bytes, cache_bytes, kv_bytes
+from gptoss_mlx.weights import load_model
+
+B20 = ModelConfig()
+B120 = ModelConfig(num_hidden_layers=36, num_local_experts=128)
+THIN = ModelConfig(num_hidden_layers=4, num_key_value_heads=1, num_attention_heads=1, head_dim=2)
+"""Layers like the release's, with keys of two numbers."""
+GPU = Machine("metal", 1 << 40, 1 << 40)
+
+
+@pytest.fixture(params=["native", "plain"])
+def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """This one, with native kernels and without."""
+    if request.param == "native":
+        request.getfixturevalue("native")
+    else:
+        monkeypatch.setattr(kernels, "extension", None)
+    return Machine.measure()
+
+
+def caches(config: ModelConfig) -> list[Cache]:
+    return [FullCache() if kind == FULL else SlidingCache(config.sliding_window) for kind in config.layer_types]
+
+
+def append(cache: Cache, count: int, config: ModelConfig = THIN) -> None:
+    zeros = mx.zeros((1, config.num_key_value_heads, count, config.head_dim))
+    mx.eval(cache.update_and_fetch(zeros, zeros))
+
+
+@pytest.mark.parametrize(
+    ("config", "tokens", "expected"),
+    [
+        (B20, 4096, 104e6),
+        (B20, 32768, 808e6),
+        (B20, 131072, 3.224e9),
+        (B120, 4096, 156e6),
+        (B120, 32768, 1213e6),
+        (B120, 131072, 4.837e9),
+    ],
+)
+def test_keys_and_values_of_the_release(config: ModelConfig, tokens: int, expected: float) -> None:
+    assert kv_bytes(config, tokens) == pytest.approx(expected, rel=0.004)
+    assert kv_bytes(config, tokens, 4) == 2 * kv_bytes(config, tokens)
+    assert kv_bytes(config, 100) == config.num_hidden_layers * 2048 * 100
+
+
+def test_a_real_cache_of_the_longest_context_is_as_large_as_said() -> None:
+    filled = caches(THIN)
+    for cache in filled:
+        step = 131072 if isinstance(cache, FullCache) else CHUNK
+        for _ in range(0, 131072, step):
+            append(cache, step)
+    assert {cache.offset for cache in filled} == {131072}
+    assert sum(cache.nbytes for cache in filled) == pytest.approx(kv_bytes(THIN, 131072, 4), rel=0.05)
+    for cache in filled:
+        append(cache, 1)  # buffers grow by half
+    held = sum(cache.nbytes for cache in filled)
+    assert 1.4 * kv_bytes(THIN, 131073, 4) < held <= cache_bytes(THIN, 131073, 4)
+
+
+@given(st.lists(st.tuples(st.integers(1, CHUNK), st.sampled_from(["go on", "copy", "back"])), min_size=1, max_size=12))
+def test_no_way_to_a_context_takes_more(steps: list[tuple[int, str]]) -> None:
+    layers = caches(THIN)
+    reached = 0
+    for count, way in steps:
+        if way == "copy":
+            layers = [copy.copy(cache) for cache in layers]
+        for cache in layers:
+            if way == "back" and cache.can_rewind(cache.offset - 30):
+                cache.rewind(cache.offset - 30)
+            append(cache, count)
+        reached = max(reached, layers[1].offset)
+        held = sorted(cache.nbytes for cache in layers)
+        assert sum(held) + sum(held[-3:]) <= cache_bytes(THIN, reached, 4)
+
+
+def test_the_bound_is_reached() -> None:
+    cache = FullCache()
+    append(cache, 1024)
+    append(cache, 1)
+    config = replace(THIN, num_hidden_layers=1, layer_types=(FULL,))
+    assert 2 * cache.nbytes == cache_bytes(config, 1025, 4)
+
+
+def test_the_chunk_is_the_engines() -> None:
+    assert CHUNK == PREFILL_CHUNK
+
+
+@pytest.mark.parametrize(
+    ("config", "dense", "expected"),
+    [
+        (B20, "bf16", 13.76e9),
+        (B20, "q8", 12.08e9),
+        (B20, "q4", 11.18e9),
+        (B120, "bf16", 65.25e9),
+        (B120, "q8", 63.25e9),
+        (B120, "q4", 62.20e9),
+    ],
+)
+def test_presets_of_the_release(config: ModelConfig, dense: str, expected: float) -> None:
+    need = Need.of_preset(config, Preset(dense))
+    assert need.weights(GPU) == need.resident(GPU) == pytest.approx(expected, rel=1e-3)
+    assert need.mappable == need.kept
+    assert need.resident(Machine("cpu", 1, 1, native=True)) == 4 * need.cast
+
+
+@pytest.mark.parametrize("dense", DENSE)
+def test_presets_are_what_the_converter_writes(dense: str, sources: dict[str, Path], tmp_path: Path) -> None:
+    convert(sources["hf"], tmp_path / "out", dense=dense)
+    found = Need.of_folder(tmp_path / "out")
+    assert found == replace(Need.of_preset(found.config, Preset(dense)), name=str(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("layout", ["hf", "original", "bf16", "mlx"])
+def test_loaded_weights_take_what_was_said(layout: str, sources: dict[str, Path], machine: Machine) -> None:
+    need = Need.of_folder(sources[layout])
+    assert (need.mappable > 0) == (layout == "mlx")
+    assert (need.moved > 0) == (layout != "mlx")
+    mx.clear_cache()
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    model = load_model(sources[layout])
+    assert mx.get_active_memory() - before == pytest.approx(need.resident(machine), rel=0.01, abs=4096)
+    if layout != "bf16" or machine.native:
+        assert mx.get_peak_memory() - before <= 1.05 * (need.resident(machine) + need.moved)
+    del model
+
+
+def test_tensors_that_cannot_be_mapped_must_be_in_memory(sources_mlx: list[Any]) -> None:
+    whole = Need.of_tensors(B20, sources_mlx)
+    shifted = Need.of_tensors(B20, [replace(tensor, start=tensor.start + 1) for tensor in sources_mlx])
+    bytes_only = sum(tensor.nbytes for tensor in sources_mlx if tensor.dtype == "U8")
+    assert whole.mappable == whole.kept
+    assert shifted.mappable == bytes_only < shifted.kept
+
+
+@pytest.fixture
+def sources_mlx(sources: dict[str, Path]) -> list[Any]:
+    return list(read_tensors(sources["mlx"])[1].values())
+
+
+read_tensors = sources.read_tensors
+
+
+def test_float16_becomes_what_activations_are() -> None:
+    need = Need.of_tensors(B20, [TensorSpec("lm_head.weight", "F16", (10, 20)), TensorSpec("x.weight", "F32", (3,))])
+    assert (need.cast, need.kept) == (200, 12)
+    assert need.weights(GPU) == 412
+    assert need.weights(Machine("cpu", 1, 1)) == 812
+
+
+@pytest.mark.parametrize("tokens", [1, 100, 512, 900])
+def test_a_pass_takes_no_more_than_said(tokens: int, machine: Machine, tmp_path: Path) -> None:
+    shape = Shape(
+        layers=2, hidden=256, intermediate=256, heads=16, kv_heads=2, head_dim=32, experts=8, top_k=4, vocab=2000,
+        window=128,
+    )  # fmt: skip
+    model, config = load_model(build(tmp_path / "m", shape))
+    need, cache = Need.of_folder(tmp_path / "m"), model.make_cache()
+    mx.eval(model(mx.array([[1]])))  # makes the table of rotations
+    mx.clear_cache()
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    mx.eval(prefill(model, [i % 100 for i in range(tokens)], cache))
+    peak = mx.get_peak_memory() - before
+    assert peak <= need.caches(machine, tokens) + need.work(machine, tokens)
+    assert tokens < 500 or activation_bytes(config, tokens, machine) <= 2 * peak
+
+
+@pytest.mark.parametrize("layers", [1, 3, 10])
+def test_moving_all_layers_takes_no_more_than_said(layers: int, machine: Machine, tmp_path: Path) -> None:
+    small = Shape(layers=layers, hidden=64, heads=2, head_dim=32, vocab=200, window=128, kinds=(FULL,) * layers)
+    model, config = load_model(build(tmp_path / "m", small))
+    mx.eval(model(mx.array([[1]])))
+    gc.collect()
+    before = mx.get_active_memory()
+    filled, tokens = model.make_cache(), 8192
+    for cache in filled:
+        append(cache, tokens, config)
+    held = sum(cache.nbytes for cache in filled)
+    mx.reset_peak_memory()
+    mx.eval(model(mx.array([[1]]), filled), [cache.state for cache in filled])
+    peak = mx.get_peak_memory() - before
+    assert sum(cache.nbytes for cache in filled) > 1.4 * held
+    assert peak <= cache_bytes(config, tokens + 1, 4) + activation_bytes(config, tokens + 1, machine)
