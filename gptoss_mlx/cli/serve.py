@@ -27,6 +27,10 @@ from .app import OneLineErrors
 @click.option("--max-body", type=click.IntRange(1), default=16, show_default=True, help="MB of a request.")
 @click.option("--idle-unload", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Free the memory.")
 @click.option("--drain", type=click.IntRange(0), default=60, show_default=True, help="Seconds for answers at the end.")
+@click.option("--store", type=click.Path(path_type=Path, dir_okay=False), help="File for responses; else in memory.")
+@click.option("--browser", metavar="WHERE", help="Offer web_search over web, brave, exa, tavily, or a folder.")
+@click.option("--python", is_flag=True, help="Offer code_interpreter: cells in a sandbox on this machine.")
+@click.option("--mcp", type=click.Path(path_type=Path, dir_okay=False), help="Offer the MCP servers of this JSON file.")
 @click.option("--log-content", is_flag=True, help="Log requests with what they say.")
 def serve(
     model: str | None,
@@ -43,6 +47,10 @@ def serve(
     max_body: int,
     idle_unload: float | None,
     drain: int,
+    store: Path | None,
+    browser: str | None,
+    python: bool,
+    mcp: Path | None,
     log_content: bool,
 ) -> None:
     """Serve MODEL (path, alias or hub id; else the newest here, else demo) over HTTP, OpenAI's way.
@@ -52,7 +60,9 @@ def serve(
     from gptoss_mlx.engine import EngineOptions
 
     try:
+        from gptoss_mlx.server.built_in import BuiltIns, browsers, notebooks
         from gptoss_mlx.server.local import LocalBackend
+        from gptoss_mlx.server.responses import Responses, ResponseStore
         from gptoss_mlx.server.run import run
         from gptoss_mlx.server.settings import Settings, check_exposure
     except ImportError as error:
@@ -64,7 +74,8 @@ def serve(
     if demo.MODEL_FOLDER in folders.values():
         click.echo(demo.NOTICE, err=True)
     backends = {name: LocalBackend(name, folder, options, max_tokens) for name, folder in folders.items()}
-    run(backends, settings, host=host, port=port, drain=drain)
+    built_ins = BuiltIns(browsers(browser) if browser is not None else None, notebooks if python else None, mcp)
+    run(backends, settings, Responses(ResponseStore(store), built_ins), host=host, port=port, drain=drain)
 
 
 def _folders(model: str | None, aliases: tuple[str, ...]) -> dict[str, Path]:

@@ -51,7 +51,8 @@ def create_app(
     Args:
         backends: the models, by their `model_id`; nothing else can be asked for.
         settings: how it behaves.
-        kept: the store of responses and the tools that run here; None: a store in memory, and no tools.
+        kept: the store of responses and the tools that run here, opened by the caller and closed with the application;
+            None: a store in memory, and no tools.
     """
     settings = settings or Settings()
     kept = kept or responses.Responses()
@@ -61,7 +62,6 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         unloading = asyncio.create_task(service.unload_idle())
         try:
-            await kept.open()
             yield
         finally:
             await end(unloading)

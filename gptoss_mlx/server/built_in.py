@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection
 from pathlib import Path
 
 from gptoss_mlx.harmony.message import FUNCTIONS
 from gptoss_mlx.tools import RunnableTool, ToolResult
-from gptoss_mlx.tools.browser import BrowserTool
+from gptoss_mlx.tools.browser import Backend, Brave, BrowserTool, Exa, LocalFolder, Tavily, Web
 from gptoss_mlx.tools.mcp import McpTools
+
+WEB = {"web": Web, "brave": Brave, "exa": Exa, "tavily": Tavily}
+"""Back ends of the browser by name; the last three search, with a key from the environment."""
 
 
 class BuiltIns:
@@ -33,18 +37,52 @@ class BuiltIns:
         self._config = mcp if isinstance(mcp, Path) else None
 
     async def open(self) -> None:
-        """Connect the MCP servers, in the event loop that will call them.
+        """Connect the MCP servers, in the event loop that will call them, and see that a notebook can be started.
 
         Raises:
-            RequestError: the file tells of none, or a server does not start.
+            RequestError: the file tells of no server, or one does not start.
+            ToolError: no notebook can be started here.
         """
-        if self._config is not None:
+        if self._config is not None and self.mcp is None:
             self.mcp = await McpTools.connect(self._config)
+        if self.python is not None:
+            await (await asyncio.to_thread(self.python)).close()
 
     async def close(self) -> None:
         """End the connections."""
         if self.mcp is not None:
             await self.mcp.close()
+
+
+class _ReplysBrowser(BrowserTool):
+    """A browser over a back end that other replies use too."""
+
+    async def close(self) -> None:
+        """Leave the back end open."""
+
+
+def browsers(name: str) -> Callable[[], BrowserTool]:
+    """Makes browsers, one for each reply, with cursors of their own.
+
+    Args:
+        name: `web`, `brave`, `exa` or `tavily`, or a folder of documents.
+
+    Raises:
+        BrowserError: there is no such folder, or no key in the environment.
+    """
+    backend: Backend = WEB[name]() if name in WEB else LocalFolder(name)
+    return lambda: _ReplysBrowser(backend)
+
+
+def notebooks() -> RunnableTool:
+    """Makes a notebook for one reply.
+
+    Raises:
+        ToolError: it cannot be started here.
+    """
+    from gptoss_mlx.tools.python import PythonTool
+
+    return PythonTool()
 
 
 class Selection(RunnableTool):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -37,6 +38,9 @@ def serve(*arguments: str) -> Result:
         (["demo", "--host", "203.0.113.7", "--insecure"], "cannot be listened at"),
         (["demo", "--api-key", ""], "api_key"),
         (["demo", "--idle-unload", "0"], "idle-unload"),
+        (["demo", "--browser", "nowhere-to-be-found"], "no such folder"),
+        (["demo", "--store", str(Path(__file__))], "cannot be used"),
+        (["demo", "--port", "0", "--mcp", str(Path(__file__))], "JSON"),
     ],
 )
 def test_what_cannot_be_served_is_one_line(arguments: list[str], message: str) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -113,6 +114,7 @@ class ResponseStore:
             self._database = _open(path)
         except sqlite3.Error as error:
             raise RequestError(f"store: {path} cannot be used: {error}; name a new file, or one of a store") from None
+        weakref.finalize(self, self._database.close)
         self._abandon()
 
     def put(self, stored: Stored) -> None:
