@@ -10,6 +10,7 @@ from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import httpx
 import mlx.core as mx
 import pytest
 from hypothesis import HealthCheck, settings
@@ -87,3 +88,19 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def damaged(sources: dict[str, Path], tmp_path: Path) -> Path:
     """A copy of the random model in the release's layout that a test may damage."""
     return Path(shutil.copytree(sources["hf"], tmp_path / "source"))
+
+
+@pytest.fixture(scope="session")
+def demo_url() -> Iterator[str]:
+    """The address of a server with the embedded model, which runs four sequences at once; for tests in server/."""
+    from serving import demo_backend, served
+
+    with served({"demo": demo_backend(max_sequences=4)}) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def demo(demo_url: str) -> Iterator[httpx.Client]:
+    """A client of that server."""
+    with httpx.Client(base_url=demo_url, timeout=60) as client:
+        yield client

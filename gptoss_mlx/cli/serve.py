@@ -10,6 +10,7 @@ from gptoss_mlx import demo, hub
 from gptoss_mlx.errors import RequestError
 
 from .app import OneLineErrors
+from .options import memory_options
 
 
 @click.command(cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})
@@ -20,17 +21,19 @@ from .app import OneLineErrors
 @click.option("--api-key", envvar="GPTOSS_API_KEY", help="What clients must show; or in $GPTOSS_API_KEY.")
 @click.option("--insecure", is_flag=True, help="Serve other machines without a key.")
 @click.option("--cors", multiple=True, metavar="ORIGIN", help="Let web pages of this origin ask; may be repeated.")
-@click.option("--max-tokens", type=click.IntRange(1), default=16384, show_default=True, help="Unless a request says.")
-@click.option("--max-sequences", type=click.IntRange(1), default=8, show_default=True, help="That run together.")
-@click.option("--max-waiting", type=click.IntRange(0), default=256, show_default=True, help="More are told to retry.")
-@click.option("--prefix-memory", type=click.IntRange(0), default=2048, show_default=True, help="MB for prompts read.")
+@click.option("--max-tokens", type=click.IntRange(1), default=16384, show_default=True, help="Of a reply by default.")
+@click.option("--max-sequences", type=click.IntRange(1), default=8, show_default=True, help="Replies at a time.")
+@click.option("--max-waiting", type=click.IntRange(0), default=256, show_default=True, help="Requests in the queue.")
+@click.option("--prefix-memory", type=click.IntRange(0), default=2048, show_default=True, help="MB for old prompts.")
+@click.option("--prompt-cache", type=click.Path(path_type=Path, file_okay=False), help="Keep them in this folder.")
 @click.option("--max-body", type=click.IntRange(1), default=16, show_default=True, help="MB of a request.")
-@click.option("--idle-unload", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Free the memory.")
-@click.option("--drain", type=click.IntRange(0), default=60, show_default=True, help="Seconds for answers at the end.")
 @click.option("--store", type=click.Path(path_type=Path, dir_okay=False), help="File for responses; else in memory.")
 @click.option("--browser", metavar="WHERE", help="Offer web_search over web, brave, exa, tavily, or a folder.")
 @click.option("--python", is_flag=True, help="Offer code_interpreter: cells in a sandbox on this machine.")
 @click.option("--mcp", type=click.Path(path_type=Path, dir_okay=False), help="Offer the MCP servers of this JSON file.")
+@memory_options
+@click.option("--idle-unload", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Then free memory.")
+@click.option("--drain", type=click.IntRange(0), default=60, show_default=True, help="Seconds to end in.")
 @click.option("--log-content", is_flag=True, help="Log requests with what they say.")
 def serve(
     model: str | None,
@@ -44,7 +47,10 @@ def serve(
     max_sequences: int,
     max_waiting: int,
     prefix_memory: int,
+    prompt_cache: Path | None,
     max_body: int,
+    context: int,
+    force: bool,
     idle_unload: float | None,
     drain: int,
     store: Path | None,
@@ -69,11 +75,14 @@ def serve(
         raise RequestError(f"serve: {error.name} is missing; run pip install 'gptoss-mlx[serve]'") from None
     check_exposure(host, api_key, insecure=insecure)
     settings = Settings(api_key, cors, max_body << 20, idle_unload=idle_unload, log_content=log_content)
-    options = EngineOptions(max_sequences, max_waiting, prefix_memory << 20)
+    options = EngineOptions(max_sequences, max_waiting, prefix_memory << 20, prompt_cache)
     folders = _folders(model, aliases)
     if demo.MODEL_FOLDER in folders.values():
         click.echo(demo.NOTICE, err=True)
-    backends = {name: LocalBackend(name, folder, options, max_tokens) for name, folder in folders.items()}
+    backends = {
+        name: LocalBackend(name, folder, options, max_tokens, room=context, force=force)
+        for name, folder in folders.items()
+    }
     built_ins = BuiltIns(browsers(browser) if browser is not None else None, notebooks if python else None, mcp)
     run(backends, settings, Responses(ResponseStore(store), built_ins), host=host, port=port, drain=drain)
 
@@ -82,7 +91,7 @@ def _folders(model: str | None, aliases: tuple[str, ...]) -> dict[str, Path]:
     """The folders by the names that clients use."""
     folders: dict[str, Path] = {}
     if model is not None:
-        folders[Path(model).name if Path(model).is_dir() else model] = hub.find(model)
+        folders[Path(model).resolve().name if Path(model).is_dir() else model] = hub.find(model)
     for alias in aliases:
         name, equals, path = alias.partition("=")
         if not (name and equals and path):

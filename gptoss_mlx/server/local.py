@@ -21,6 +21,7 @@ from gptoss_mlx.engine import EngineOptions, TokenLogprobs, check_tokens
 from gptoss_mlx.engine.sequence import logprobs_of
 from gptoss_mlx.errors import BusyError
 from gptoss_mlx.events import CallCompleted, CallDelta, CallStarted, Done, Event, ToolCall
+from gptoss_mlx.memory import CONTEXT
 from gptoss_mlx.runtime import GptOss, Token
 from gptoss_mlx.tokenizer import Tokenizer
 from gptoss_mlx.worker import Worker
@@ -39,13 +40,22 @@ class LocalBackend:
         folder: where it lies. Its configuration and tokenizer are read at once, its weights when they are needed.
         options: what its engine may take. Whoever finds all its places taken is refused.
         max_tokens: of a reply that does not say how many.
+        room: tokens that must fit in memory beside the weights.
+        force: load it even if it does not fit.
 
     Raises:
         ConfigError, TokenizerError: the folder is not a whole gpt-oss model.
     """
 
     def __init__(
-        self, model_id: str, folder: Path, options: EngineOptions | None = None, max_tokens: int = MAX_TOKENS
+        self,
+        model_id: str,
+        folder: Path,
+        options: EngineOptions | None = None,
+        max_tokens: int = MAX_TOKENS,
+        *,
+        room: int = CONTEXT,
+        force: bool = False,
     ) -> None:
         self.model_id = model_id
         self.context = ModelConfig.from_folder(folder).max_position_embeddings
@@ -54,6 +64,8 @@ class LocalBackend:
         self._folder = folder
         self._options = options or EngineOptions()
         self._max_tokens = max_tokens
+        self._room = room
+        self._force = force
         self._runtime: GptOss | None = None
         self._loading = asyncio.Lock()
         self._taken = 0
@@ -75,9 +87,8 @@ class LocalBackend:
             return self._runtime
 
     def _loaded(self) -> GptOss:
-        model = GptOss.from_folder(self._folder)
         options = replace(self._options, max_waiting=sys.maxsize)  # `_take` counts: a refusal needs a status
-        return GptOss(model.model, model.config, model.tokenizer, model.folder, options)
+        return GptOss.from_folder(self._folder, context=self._room, force=self._force, options=options)
 
     async def prompt(self, request: TurnRequest) -> list[int]:
         """The prompt that `request` makes; see `Backend.prompt`."""
@@ -132,8 +143,11 @@ class LocalBackend:
         return True
 
     async def close(self) -> None:
-        """Let the weights go."""
-        self._runtime = None
+        """Let the weights go, once the prompts that were read have been written where they are to be kept."""
+        runtime, self._runtime = self._runtime, None
+        if runtime is not None:
+            await asyncio.to_thread(runtime.engine.save)
+        del runtime
         gc.collect()
         mx.clear_cache()
 

@@ -18,7 +18,11 @@ from pydantic import BaseModel
 from responses_checks import check_response, check_stream
 from serving import demo_backend, served
 
+from gptoss_mlx.harmony import Tool
+from gptoss_mlx.server.built_in import BuiltIns
 from gptoss_mlx.server.responses import Responses, ResponseStore
+from gptoss_mlx.tools import ToolResult
+from gptoss_mlx.tools.mcp import McpTools
 
 MODEL = "demo"
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -180,6 +184,37 @@ class TestMessages:
             claude.messages.create(model="claude", max_tokens=5, messages=question)
         with pytest.raises(anthropic.BadRequestError, match="messages\\[0\\]"):
             claude.messages.create(model=MODEL, max_tokens=5, messages=wrong)
+
+
+class WeatherServer(McpTools):
+    """Stands for an MCP server."""
+
+    def __init__(self) -> None:
+        super().__init__([])
+        self.functions = (Tool("get_weather", "Get the weather in a city.", CITY),)
+
+    @property
+    def origins(self) -> dict[str, tuple[str, str]]:
+        return {"get_weather": ("sky", "weather")}
+
+    async def run(self, recipient: str, arguments: str) -> ToolResult:
+        return ToolResult(f"7 C, snow ({arguments})")
+
+
+def test_tools_of_the_server_run_there() -> None:
+    tool: Any = {"type": "mcp", "server_label": "sky", "require_approval": "never"}
+    request: Any = {"model": MODEL, "input": OSLO, "tools": [tool], "temperature": 0, "stream": True}
+    kept = Responses(built_ins=BuiltIns(mcp=WeatherServer()))
+    with served({"demo": demo_backend()}, kept=kept) as url, openai.OpenAI(base_url=f"{url}/v1", api_key="x") as client:
+        final = check_stream([event.to_dict() for event in client.responses.create(**request)])
+        again = client.responses.create(model=MODEL, input="Who are you?", previous_response_id=final["id"])
+    kinds = [item["type"] for item in final["output"]]
+    assert kinds == ["reasoning", "mcp_call", "reasoning", "message"]
+    call = final["output"][1]
+    assert (call["name"], call["arguments"], call["status"]) == ("weather", '{"city":"Oslo"}', "completed")
+    assert call["output"] == '7 C, snow ({"city":"Oslo"})'
+    assert "7 C, snow" in final["output"][3]["content"][0]["text"]
+    assert again.status == "completed"
 
 
 KILLED = """

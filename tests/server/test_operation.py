@@ -8,6 +8,7 @@ import time
 import weakref
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -130,6 +131,21 @@ def test_weights_that_are_let_go_are_gone() -> None:
         return early, await backend.unload_if_idle(0) and weights(), backend.load.loaded
 
     assert asyncio.run(act()) == (False, None, False)
+
+
+def test_prompts_are_kept_from_one_server_to_the_next(tmp_path: Path) -> None:
+    async def act(client: httpx.AsyncClient) -> int:
+        told = (await client.post(CHAT, json=SHORT)).json()
+        return int(told["usage"]["prompt_tokens_details"]["cached_tokens"])
+
+    def live() -> int:
+        backend = demo_backend(prompt_cache=tmp_path)
+        cached = talk(backend, act)
+        asyncio.run(backend.close())
+        return cached
+
+    assert live() == 0
+    assert live() > 20
 
 
 def test_models_are_loaded_when_they_are_asked_for() -> None:
