@@ -14,6 +14,7 @@ from gptoss_mlx.errors import RequestError
 from gptoss_mlx.harmony import DeveloperContent, Message
 from gptoss_mlx.harmony.message import FUNCTIONS
 
+from .errors import brief
 from .sealing import unseal
 
 
@@ -46,7 +47,7 @@ class MessageReader:
             case "system":
                 yield Message.developer(DeveloperContent(joined_text(blocks, f"{where}.content")))
             case role:
-                raise RequestError(f"{where}.role: user, assistant or system expected, {_brief(role)} found")
+                raise RequestError(f"{where}.role: user, assistant or system expected, {brief(role)} found")
 
     def _user(self, blocks: Sequence[Mapping[str, Any]], where: str) -> Iterator[Message]:
         texts: list[str] = []
@@ -78,7 +79,7 @@ class MessageReader:
         self._callers[_string(block, "id", where)] = recipient
         arguments = block.get("input", {})
         if not isinstance(arguments, Mapping):
-            raise RequestError(f"{where}.input: an object expected, {_brief(arguments)} found")
+            raise RequestError(f"{where}.input: an object expected, {brief(arguments)} found")
         return Message.call(recipient, json.dumps(arguments, ensure_ascii=False, separators=(",", ":")))
 
     def _result(self, block: Mapping[str, Any], where: str) -> Message:
@@ -95,7 +96,7 @@ def as_blocks(content: Any, where: str) -> list[Mapping[str, Any]]:
         return [{"type": "text", "text": content}]
     if isinstance(content, list) and all(isinstance(block, Mapping) for block in content):
         return content
-    raise RequestError(f"{where}: a text or a list of blocks expected, {_brief(content)} found")
+    raise RequestError(f"{where}: a text or a list of blocks expected, {brief(content)} found")
 
 
 def joined_text(blocks: Sequence[Mapping[str, Any]], where: str) -> str:
@@ -112,15 +113,11 @@ def _text_of(block: Mapping[str, Any], where: str) -> str:
             title = block.get("title")
             return "\n".join(part for part in (title, _string(source, "data", where)) if isinstance(part, str))
         case kind:
-            raise RequestError(f"{where}: text expected, {_brief(kind)} found; gpt-oss reads text only")
+            raise RequestError(f"{where}: text expected, {brief(kind)} found; gpt-oss reads text only")
 
 
 def _string(block: Mapping[str, Any], name: str, where: str) -> str:
     value = block.get(name)
     if not isinstance(value, str):
-        raise RequestError(f"{where}.{name}: a text expected, {_brief(value)} found")
+        raise RequestError(f"{where}.{name}: a text expected, {brief(value)} found")
     return value
-
-
-def _brief(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, default=str)[:80]

@@ -62,7 +62,7 @@ class ToolChoice(Body):
 class ClientTool(Body):
     """A tool that the client runs."""
 
-    name: Annotated[str, Field(min_length=1, max_length=128)]
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
     type: Literal["custom"] | None = None
     description: str | None = None
     input_schema: dict[str, Any]

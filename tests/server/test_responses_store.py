@@ -156,6 +156,14 @@ def test_other_files_are_refused_and_left_alone(tmp_path: Path) -> None:
     assert text.read_bytes() == before
 
 
+def test_a_file_has_one_user_at_a_time(tmp_path: Path) -> None:
+    store = ResponseStore(tmp_path / "store")
+    with pytest.raises(RequestError, match="locked"):
+        ResponseStore(tmp_path / "store")
+    store.close()
+    ResponseStore(tmp_path / "store").close()
+
+
 def test_limits_below_one_are_refused() -> None:
     with pytest.raises(RequestError, match="limit"):
         ResponseStore(limit=0)

@@ -144,7 +144,7 @@ class Run:
         self._held = held
         self._events: list[Json] = []
         self._more = asyncio.Condition()
-        self._over = False
+        self._over = self._cancelled = False
         self._begun = asyncio.Event()
         self._task = asyncio.create_task(self._work(source), name=f"response {answer.id}")
 
@@ -163,7 +163,9 @@ class Run:
     async def cancel(self) -> None:
         """End the work; the response is cancelled, unless it has ended already."""
         await self._begun.wait()  # a task that is cancelled before it begins would never close anything
-        self._task.cancel()
+        if not self._cancelled:
+            self._cancelled = True
+            self._task.cancel()
         await asyncio.wait({self._task})
 
     async def _work(self, source: Stream[Event]) -> None:

@@ -13,7 +13,9 @@ from typing import Any
 from gptoss_mlx.errors import RequestError
 from gptoss_mlx.harmony import DeveloperContent, Message, Role
 from gptoss_mlx.harmony.message import FUNCTIONS
+from gptoss_mlx.tools.mcp import function_name
 
+from ..errors import brief
 from ..sealing import unseal
 from .items import new_id
 
@@ -73,7 +75,7 @@ class InputReader:
             case _ if kind in IGNORED:
                 return
             case _:
-                raise RequestError(f"{where}.type: an item that this server knows expected, {_brief(kind)} found")
+                raise RequestError(f"{where}.type: an item that this server knows expected, {brief(kind)} found")
 
     def _call(self, item: Mapping[str, Any], where: str) -> Message:
         recipient = f"{FUNCTIONS}.{_field(item, 'name', where)}"
@@ -94,7 +96,7 @@ class InputReader:
 
     def _mcp_call(self, item: Mapping[str, Any], where: str) -> Iterator[Message]:
         label, name = _field(item, "server_label", where), _field(item, "name", where)
-        recipient = f"{FUNCTIONS}.{self._mcp.get((label, name), f'{label}_{name}')}"
+        recipient = f"{FUNCTIONS}.{self._mcp.get((label, name)) or function_name(label, name, ())}"
         yield Message.call(recipient, _field(item, "arguments", where, empty=True))
         output = item.get("output") if item.get("error") is None else item["error"]
         if output is not None:
@@ -204,7 +206,7 @@ def _message(item: Mapping[str, Any], where: str, before_call: bool) -> Message:
             said_before = phase == "commentary" or (phase is None and before_call)
             return Message.assistant(text, "commentary" if said_before else "final")
         case role:
-            raise RequestError(f"{where}.role: user, assistant, system or developer expected, {_brief(role)} found")
+            raise RequestError(f"{where}.role: user, assistant, system or developer expected, {brief(role)} found")
 
 
 def _reasoning(item: Mapping[str, Any], where: str) -> Iterator[Message]:
@@ -220,7 +222,7 @@ def _reasoning(item: Mapping[str, Any], where: str) -> Iterator[Message]:
 def _thoughts(item: Mapping[str, Any], field: str, where: str) -> str:
     parts = item.get(field) or []
     if not isinstance(parts, list) or not all(isinstance(p, Mapping) and isinstance(p.get("text"), str) for p in parts):
-        raise RequestError(f"{where}.{field}: a list of parts with text expected, {_brief(parts)} found")
+        raise RequestError(f"{where}.{field}: a list of parts with text expected, {brief(parts)} found")
     return "\n\n".join(part["text"] for part in parts)
 
 
@@ -237,7 +239,7 @@ def _text(content: Any, where: str) -> str:
         return content
     if isinstance(content, list):
         return "".join(_part(part, f"{where}[{i}]") for i, part in enumerate(content))
-    raise RequestError(f"{where}: a text or a list of text parts expected, {_brief(content)} found")
+    raise RequestError(f"{where}: a text or a list of text parts expected, {brief(content)} found")
 
 
 def _part(part: Any, where: str) -> str:
@@ -245,16 +247,12 @@ def _part(part: Any, where: str) -> str:
     text = part.get(TEXTS[kind]) if isinstance(kind, str) and kind in TEXTS else None
     if not isinstance(text, str):
         known = ", ".join(TEXTS)
-        raise RequestError(f"{where}: a part of type {known} expected, {_brief(part)} found; gpt-oss reads text only")
+        raise RequestError(f"{where}: a part of type {known} expected, {brief(part)} found; gpt-oss reads text only")
     return text
 
 
 def _field(item: Mapping[str, Any], name: str, where: str, empty: bool = False) -> str:
     value = item.get(name)
     if not isinstance(value, str) or not (value or empty):
-        raise RequestError(f"{where}.{name}: a text expected, {_brief(value)} found")
+        raise RequestError(f"{where}.{name}: a text expected, {brief(value)} found")
     return value
-
-
-def _brief(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, default=str)[:80]

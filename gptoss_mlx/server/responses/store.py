@@ -98,7 +98,7 @@ class ResponseStore:
     """Keeps responses; any thread may use it. What `put` was given survives the end of the process, however it ends.
 
     Args:
-        path: the file; None keeps everything in memory.
+        path: the file, which no other process may use meanwhile; None keeps everything in memory.
         limit: bytes of JSON that are kept. The chain that was used last is kept whole even where it is longer.
 
     Raises:
@@ -201,8 +201,9 @@ class ResponseStore:
 
 
 def _open(path: Path | None) -> sqlite3.Connection:
-    database = sqlite3.connect(path or ":memory:", isolation_level=None, check_same_thread=False)
+    database = sqlite3.connect(path or ":memory:", timeout=1, isolation_level=None, check_same_thread=False)
     try:
+        database.execute("PRAGMA locking_mode = EXCLUSIVE")
         application, version = (database.execute(f"PRAGMA {name}").fetchone()[0] for name in _MARKS)
         is_new = database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
         if not is_new and (application, version) != (APPLICATION, FORMAT):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -14,10 +14,12 @@ from gptoss_mlx.tools.browser import BrowserTool
 from gptoss_mlx.tools.mcp import McpTools
 
 from ..built_in import BuiltIns, Selection
+from ..errors import brief
 from .output import BROWSER, PYTHON, Shown
 
 T = TypeVar("T")
 WEB_SEARCH = ("web_search", "web_search_2025_08_26", "web_search_preview", "web_search_preview_2025_03_11")
+NAME = r"[a-zA-Z0-9_.-]{1,128}"
 TEXT_INPUT = {
     "type": "object",
     "properties": {"input": {"type": "string"}},
@@ -109,7 +111,7 @@ def _add(offered: Offer, tool: Mapping[str, Any], where: str, built_ins: BuiltIn
             offered.makers[BROWSER] = _turned_on(built_ins.browser, where, kind, "--browser")
         case _:
             known = "function, custom, mcp, web_search or code_interpreter"
-            raise RequestError(f"{where}.type: {known} expected, {_brief(kind)} found")
+            raise RequestError(f"{where}.type: {known} expected, {brief(kind)} found")
 
 
 def _allowed(
@@ -120,7 +122,7 @@ def _allowed(
         return choice, tools
     wanted, mode = choice.get("tools"), choice.get("mode")
     if mode not in ("auto", "required") or not isinstance(wanted, list):
-        raise RequestError(f"tool_choice: a mode (auto or required) and tools expected, {_brief(choice)} found")
+        raise RequestError(f"tool_choice: a mode (auto or required) and tools expected, {brief(choice)} found")
     keys = ("type", "name", "server_label")
 
     def is_wanted(tool: Mapping[str, Any]) -> bool:
@@ -132,33 +134,33 @@ def _allowed(
 def _choice(choice: str | Mapping[str, Any], offered: Offer) -> str:
     if isinstance(choice, str):
         if choice not in ("auto", "none", "required"):
-            raise RequestError(f"tool_choice: auto, none, required or an object expected, {_brief(choice)} found")
+            raise RequestError(f"tool_choice: auto, none, required or an object expected, {brief(choice)} found")
         return choice
     kind, name = choice.get("type"), choice.get("name")
     if kind in ("function", "custom"):
         known = [function["function"]["name"] for function in offered.functions]
         if name not in known:
             names = ", ".join(known) or "no names, as no tools are offered,"
-            raise RequestError(f"tool_choice.name: one of {names} expected, {_brief(name)} found")
+            raise RequestError(f"tool_choice.name: one of {names} expected, {brief(name)} found")
         return str(name)
     if kind == "mcp":
         server = choice.get("server_label")
         found = [f for f, (label, tool) in offered.mcp.items() if label == server and name in (None, tool)]
         if len(found) != 1:
-            raise RequestError(f"tool_choice: the server_label and name of one tool expected, {_brief(choice)} found")
+            raise RequestError(f"tool_choice: the server_label and name of one tool expected, {brief(choice)} found")
         return found[0]
     if kind == "code_interpreter":
         return PYTHON
     if kind in WEB_SEARCH:
         return f"{BROWSER}.search"
-    raise RequestError(f"tool_choice.type: the type of an offered tool expected, {_brief(kind)} found")
+    raise RequestError(f"tool_choice.type: the type of an offered tool expected, {brief(kind)} found")
 
 
 def _function(tool: Mapping[str, Any], where: str) -> dict[str, Any]:
     _only(tool, where, "type", "name", "description", "parameters", "strict")
     parameters = tool.get("parameters")
     if not isinstance(parameters, Mapping | None):
-        raise RequestError(f"{where}.parameters: a JSON Schema expected, {_brief(parameters)} found")
+        raise RequestError(f"{where}.parameters: a JSON Schema expected, {brief(parameters)} found")
     function = {"name": _name(tool, where), "description": _description(tool, where), "parameters": parameters}
     return {"type": "function", "function": {**function, "strict": tool.get("strict") is True}}
 
@@ -167,7 +169,7 @@ def _custom(tool: Mapping[str, Any], where: str) -> dict[str, Any]:
     _only(tool, where, "type", "name", "description", "format")
     form = tool.get("format")
     if form is not None and not (isinstance(form, Mapping) and form.get("type") == "text"):
-        raise RequestError(f"{where}.format: type text expected, {_brief(form)} found; grammars are not supported")
+        raise RequestError(f"{where}.format: type text expected, {brief(form)} found; grammars are not supported")
     function = {"name": _name(tool, where), "description": _description(tool, where), "parameters": TEXT_INPUT}
     return {"type": "function", "function": {**function, "strict": True}}
 
@@ -179,14 +181,14 @@ def _add_mcp(offered: Offer, tool: Mapping[str, Any], where: str, mcp: McpTools 
     found = {function: origin for function, origin in origins.items() if origin[0] == label}
     if mcp is None or not found:
         known = ", ".join(sorted({server for server, _ in origins.values()})) or "none: start this one with --mcp"
-        raise RequestError(f"{where}.server_label: a connected server ({known}) expected, {_brief(label)} found")
+        raise RequestError(f"{where}.server_label: a connected server ({known}) expected, {brief(label)} found")
     if tool.get("require_approval") not in (None, "never"):
         raise RequestError(f"{where}.require_approval: never expected: calls run at once; leave the tool out otherwise")
     wanted = tool.get("allowed_tools")
     if isinstance(wanted, Mapping) and set(wanted) == {"tool_names"}:
         wanted = wanted["tool_names"]
     if wanted is not None and not isinstance(wanted, list):
-        raise RequestError(f"{where}.allowed_tools: a list of names expected, {_brief(wanted)} found")
+        raise RequestError(f"{where}.allowed_tools: a list of names expected, {brief(wanted)} found")
     chosen = {function: origin for function, origin in found.items() if wanted is None or origin[1] in wanted}
     offered.mcp |= chosen
     offered.shared.append(Selection(mcp, chosen))
@@ -197,7 +199,7 @@ def _check_notebook(tool: Mapping[str, Any], where: str) -> None:
     container = tool.get("container") or {"type": "auto"}
     if not isinstance(container, Mapping) or container.get("type") != "auto" or container.get("file_ids"):
         raise RequestError(
-            f"{where}.container: type auto without files expected, {_brief(container)} found; "
+            f"{where}.container: type auto without files expected, {brief(container)} found; "
             "every response has a notebook of its own"
         )
 
@@ -223,17 +225,13 @@ def _only(tool: Mapping[str, Any], where: str, *known: str) -> None:
 
 def _name(tool: Mapping[str, Any], where: str) -> str:
     name = tool.get("name")
-    if not isinstance(name, str) or not name:
-        raise RequestError(f"{where}.name: a name expected, {_brief(name)} found")
+    if not isinstance(name, str) or not re.fullmatch(NAME, name):
+        raise RequestError(f"{where}.name: 1 to 128 letters, digits, _, - or . expected, {brief(name)} found")
     return name
 
 
 def _description(tool: Mapping[str, Any], where: str) -> str:
     description = tool.get("description")
     if not isinstance(description, str | None):
-        raise RequestError(f"{where}.description: a text expected, {_brief(description)} found")
+        raise RequestError(f"{where}.description: a text expected, {brief(description)} found")
     return description or ""
-
-
-def _brief(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, default=str)[:80]

@@ -26,7 +26,7 @@ Include = Literal[
     "web_search_call.action.sources",
     "web_search_call.results",
 ]
-
+"""What a response may hold beside the usual; those of items that there are none of here bring nothing."""
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 Detail = Literal["auto", "concise", "detailed"]
