@@ -7,6 +7,7 @@ print(model.chat("What is the capital of France?").final)
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
@@ -20,4 +21,14 @@ from .harmony import Conversation, Message  # noqa: E402
 from .runtime import GptOss, load  # noqa: E402
 from .sampling import SamplingParams  # noqa: E402
 
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
 __all__ = ["Conversation", "GptOss", "GptOssError", "Message", "Reply", "SamplingParams", "__version__", "load"]
+
+
+def load_ipython_extension(shell: "InteractiveShell") -> None:
+    """What `%load_ext gptoss_mlx` calls: makes the cell magic `%%gptoss` known."""
+    from .magic import GptOssMagics
+
+    shell.register_magics(GptOssMagics)

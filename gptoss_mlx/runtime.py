@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Seque
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import mlx.core as mx
 import numpy as np
@@ -30,6 +30,9 @@ from .session import ChatSession
 from .tokenizer import StreamDecoder, Tokenizer
 from .toolbox import Toolbox, ToolLike
 from .weights import identity, load_model
+
+if TYPE_CHECKING:
+    from .jupyter import ChatWidget
 
 LOGITS_ROWS = 32
 """Positions whose logits are held at once: 26 MB with the released vocabulary."""
@@ -338,6 +341,12 @@ class GptOss:
     def session(self, **settings: Any) -> ChatSession:
         """Begin a conversation that is kept from question to question; see `ChatSession` for its settings."""
         return ChatSession(self, **settings)
+
+    def chat_widget(self, **settings: Any) -> ChatWidget:
+        """Begin a conversation in a notebook, where answers are shown while they come; settings as `session`'s."""
+        from .jupyter import ChatWidget
+
+        return ChatWidget(self.session(**settings))
 
     def _generate(self, request: Request) -> Generator[Generated, None, None]:
         """The one place where conversations meet the engine."""

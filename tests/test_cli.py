@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from pathlib import Path
@@ -10,15 +9,10 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from hypothesis import given
-from hypothesis import strategies as st
-from rich.console import Console
 
 from gptoss_mlx import __version__
 from gptoss_mlx.cli import main
 from gptoss_mlx.cli.chat import chat
-from gptoss_mlx.cli.printer import AnswerPrinter, WordWrap, split_blocks
-from gptoss_mlx.events import CallDelta, CallStarted, TextDelta
 from toy import write_toy
 
 ESCAPE = "\x1b"
@@ -116,55 +110,3 @@ def test_wrong_options_are_refused() -> None:
     assert run("chat", "--effort", "extreme").exit_code == 2
     assert run("chat", " ").exit_code == 2
     assert run("nonsense").exit_code == 2
-
-
-def printed(events: list[Any], *, terminal: bool, show_analysis: bool = True) -> str:
-    out = io.StringIO()
-    console = Console(file=out, force_terminal=terminal, width=60, color_system="standard" if terminal else None)
-    printer = AnswerPrinter(show_analysis, console)
-    for event in events:
-        printer.print(event)
-    printer.close()
-    return out.getvalue()
-
-
-CALL = CallStarted(0, "c", "functions.f", "f")
-EVENTS = [
-    TextDelta("analysis", "Let me "), TextDelta("analysis", "think."), TextDelta("final", "It is **bo"),
-    TextDelta("final", "ld**.\n\nNext [x] block"), CALL, CallDelta(0, "c", "functions.f", '{"a":'),
-    CallDelta(0, "c", "functions.f", "1}"),
-]  # fmt: skip
-
-
-def test_plain_text_where_no_terminal_is() -> None:
-    assert printed(EVENTS, terminal=False) == (
-        'Let me think.\n\nIt is **bold**.\n\nNext [x] block\n-> functions.f {"a":1}\n'
-    )
-    assert printed(EVENTS[:4], terminal=False, show_analysis=False) == "It is **bold**.\n\nNext [x] block\n"
-
-
-def test_a_terminal_sees_markdown_and_dimmed_thoughts() -> None:
-    out = printed(EVENTS, terminal=True)
-    assert f"{ESCAPE}[2mLet me " in out
-    assert "think." in out
-    assert "**bold**" not in out.split("\r")[-1]
-    assert f"{ESCAPE}[1mbold" in out
-
-
-@given(st.lists(st.sampled_from(["text", "```", "", "- item", "\n"]), max_size=12))
-def test_blocks_are_never_cut_inside_a_fence(lines: list[str]) -> None:
-    text = "\n".join(lines)
-    finished, rest = split_blocks(text)
-    assert (finished + rest).replace("\n", "") == text.replace("\n", "")
-    assert finished.count("```") % 2 == 0
-
-
-@given(st.text("ab \n", max_size=80), st.integers(4, 20), st.data())
-def test_words_are_kept_whole(text: str, width: int, data: st.DataObject) -> None:
-    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=8)))
-    wrap = WordWrap(width)
-    pieces = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
-    out = "".join(map(wrap.push, pieces)) + wrap.flush()
-    assert out.split() == text.split()
-    for line in out.split("\n"):
-        assert len(line.rstrip()) < width or " " not in line.strip()

@@ -1,153 +1,133 @@
-"""How an answer looks while it arrives: thoughts dimmed, the answer as Markdown, calls on a line of their own.
+"""How an answer looks while it arrives: thoughts dimmed or collapsed, the answer as Markdown, calls as panels.
 
-Where standard output is no terminal, plain text: the answer as the model wrote it, nothing else unless asked for.
+Where standard output is no terminal, plain text: the answer as the model wrote it, and nothing else unless asked for;
+calls and their results go to standard error. With NO_COLOR set, or on a dumb terminal, the same as on a terminal
+without any control sequence.
 """
 
 from __future__ import annotations
 
-import re
+import os
+from collections.abc import Callable
+from pathlib import Path
 
-from rich.cells import cell_len
 from rich.console import Console
-from rich.live import Live
-from rich.markdown import Markdown
 
-from gptoss_mlx.events import CallDelta, CallStarted, Event, TextDelta
+from gptoss_mlx.events import CallCompleted, CallDelta, CallStarted, Event, TextDelta, ToolOutput
+from gptoss_mlx.tools import ToolResult
 
-FENCE = re.compile(r"^ {0,3}(```|~~~)", re.MULTILINE)
+from .blocks import Block, CallLine, CallPanel, CollapsedThoughts, MarkdownText, PlainText, result_panel, visible
+from .sessions import data_folder, new_name, write_file
+
+ANALYSIS = ("shown", "collapsed", "hidden")
 
 
 class AnswerPrinter:
     """Prints the events of one answer after the other.
 
     Args:
-        show_analysis: whether thoughts are printed.
+        analysis: how thoughts are printed, one of `ANALYSIS`.
         console: standard output, unless a test has its own.
+        count: the number of tokens of a text.
+        pictures: the folder for pictures that tools give; by default in the platform's place for data.
     """
 
-    def __init__(self, show_analysis: bool, console: Console | None = None) -> None:
-        self.show_analysis = show_analysis
-        self.console = console or Console(highlight=False, soft_wrap=True)
-        self.remarks = (
-            self.console if self.console.is_terminal else Console(stderr=True, highlight=False, soft_wrap=True)
-        )
+    def __init__(
+        self,
+        analysis: str,
+        console: Console | None = None,
+        count: Callable[[str], int] = len,
+        pictures: Path | None = None,
+    ) -> None:
+        self.analysis = analysis
+        self.console = console or terminal_console()
+        self.count = count
+        self.is_json = False
+        """Whether answers are JSON and no Markdown."""
+        self.remarks = self.console if self.console.is_terminal else terminal_console(stderr=True)
+        self._pictures = pictures or data_folder() / "pictures"
+        self._moves = self.console.is_terminal and self.console.color_system is not None
         self._kind: str | None = None
-        self._wrap = WordWrap(self.console.width if self.console.is_terminal else None)
-        self._markdown: MarkdownStream | None = None
+        self._block: Block | None = None
 
     def print(self, event: Event) -> None:
         """Print one event."""
-        if isinstance(event, TextDelta):
-            if event.channel == "analysis":
-                if self.show_analysis:
-                    self._switch("analysis")
-                    self._raw(event.text, dim=True)
-            else:
-                self._switch(event.channel)
-                self._answer(event.text)
-        elif isinstance(event, CallStarted):
-            self._switch(f"call {event.index}")
-            self._raw(f"-> {event.recipient} ", dim=True)
-        elif isinstance(event, CallDelta):
-            self._raw(event.text, dim=True)
+        match event:
+            case TextDelta("analysis", text):
+                if self.analysis != "hidden":
+                    self._push("analysis", text, self._thoughts)
+            case TextDelta(channel, text):
+                self._push(channel, text, self._answer)
+            case CallStarted(index, _, _, name):
+                self._push(f"call {index}", "", lambda: self._call(name))
+            case CallDelta(index, _, _, text) if self._block is not None:
+                self._block.push(text)
+            case CallCompleted():
+                self.close()
+            case ToolOutput(_, result):
+                self.close()
+                self._result(result)
+            case _:
+                pass
 
     def close(self) -> None:
         """End the answer: what is still shown provisionally becomes final, and the cursor stands on a new line."""
-        self._switch(None)
+        block, self._block = self._block, None
+        if block is not None:
+            block.close()
+        self._kind = None
 
     def note(self, text: str) -> None:
         """Print a remark about the session itself: to standard error where the answer goes into a pipe or file."""
         self.close()
-        self.remarks.print(text, style="dim", markup=False)
+        remark(text, self.remarks)
 
-    def _switch(self, kind: str | None) -> bool:
-        if kind == self._kind:
-            return False
-        if self._markdown is not None:
-            self._markdown.close()
-            self._markdown = None
-        elif self._kind is not None:
-            self.console.print(self._wrap.flush(), style="dim", markup=False)
-        if self._kind == "analysis" and kind is not None:
-            self.console.print()
-        self._kind = kind
-        return True
+    def _push(self, kind: str, text: str, begin: Callable[[], Block]) -> None:
+        if kind != self._kind:
+            after_thoughts = self._kind == "analysis" and self.analysis == "shown"
+            self.close()
+            if after_thoughts:
+                self.console.print()
+            self._kind, self._block = kind, begin()
+        if text and self._block is not None:
+            self._block.push(text)
 
-    def _raw(self, text: str, *, dim: bool = False) -> None:
-        self.console.print(self._wrap.push(text), style="dim" if dim else None, end="", markup=False)
-        self.console.file.flush()
+    def _thoughts(self) -> Block:
+        if self.analysis == "collapsed":
+            return CollapsedThoughts(self.remarks, self._moves, self.count)
+        return PlainText(self.console, dim=True)
 
-    def _answer(self, text: str) -> None:
-        if not self.console.is_terminal:
-            self._raw(text)
-            return
-        if self._markdown is None:
-            self._markdown = MarkdownStream(self.console)
-        self._markdown.push(text)
+    def _answer(self) -> Block:
+        if self.is_json or not self.console.is_terminal:
+            return PlainText(self.console)
+        return MarkdownText(self.console, self._moves)
 
+    def _call(self, name: str) -> Block:
+        if self.console.is_terminal:
+            return CallPanel(self.console, self._moves, name)
+        return CallLine(self.remarks, name)
 
-class WordWrap:
-    """Breaks streamed text between words; the word that is being written waits until it is whole.
+    def _result(self, result: ToolResult) -> None:
+        if self.console.is_terminal:
+            self.console.print(result_panel(result))
+        else:
+            self.note(f"<- {result.text.rstrip()}")
+        for image in result.images:  # not broken between words: it is to be copied
+            self.remarks.print(f"picture: {self._save(image)}", markup=False, soft_wrap=True)
 
-    Args:
-        width: columns of the terminal; None passes everything on as it comes.
-    """
-
-    def __init__(self, width: int | None) -> None:
-        self._width = width
-        self._column = 0
-        self._word = ""
-
-    def push(self, text: str) -> str:
-        """Take a piece; return what can be printed."""
-        if self._width is None:
-            return text
-        *whole, self._word = re.split(r"(?<=\s)", self._word + text)
-        return "".join(map(self._placed, whole))
-
-    def flush(self) -> str:
-        """Return the last word; the next text begins a new line."""
-        out, self._word = self._placed(self._word), ""
-        self._column = 0
-        return out
-
-    def _placed(self, word: str) -> str:
-        length = cell_len(word.rstrip())
-        # the last column is left to the space behind a word, which must not begin the next line
-        breaks = self._width is not None and self._column > 0 and self._column + length >= self._width
-        self._column = 0 if word.endswith("\n") else (0 if breaks else self._column) + cell_len(word)
-        return "\n" + word if breaks else word
+    def _save(self, image: bytes) -> Path:
+        path = self._pictures / f"{new_name()}.png"
+        write_file(path, image)
+        return path
 
 
-class MarkdownStream:
-    """Markdown that is printed block by block: finished blocks stay, only the last one is redrawn."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._text = ""
-        self._live = Live(console=console, refresh_per_second=12, transient=True)
-        self._live.start()
-
-    def push(self, text: str) -> None:
-        """Take a piece of the text."""
-        self._text += text
-        finished, self._text = split_blocks(self._text)
-        if finished:
-            self._console.print(Markdown(finished))
-            self._console.print()
-        self._live.update(Markdown(self._text))
-
-    def close(self) -> None:
-        """Print the last block for good."""
-        self._live.update("")
-        self._live.stop()
-        if self._text.strip():
-            self._console.print(Markdown(self._text))
+def remark(text: str, console: Console) -> None:
+    """Print a remark, broken between words on a terminal."""
+    shown = visible(text) if console.is_terminal else text
+    console.print(shown, style="dim", markup=False, soft_wrap=not console.is_terminal)
 
 
-def split_blocks(text: str) -> tuple[str, str]:
-    """Cut after the last blank line outside of a code fence: (finished blocks, the block that is being written)."""
-    for cut in [match.end() for match in re.finditer(r"\n[ \t]*\n", text)][::-1]:
-        if len(FENCE.findall(text[:cut])) % 2 == 0:
-            return text[:cut].rstrip("\n"), text[cut:]
-    return "", text
+def terminal_console(*, stderr: bool = False) -> Console:
+    """Standard output or standard error. With NO_COLOR set it has no styles either, as colours are not all of them."""
+    plain = bool(os.environ.get("NO_COLOR"))
+    return Console(stderr=stderr, highlight=False, color_system=None if plain else "auto")

@@ -1,45 +1,129 @@
-"""A chat session: questions, and the commands that begin with a slash."""
+"""A chat session: questions, confirmations and commands in, answers and remarks out; kept on disk as it goes."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from pathlib import Path
+from typing import Any, Protocol
 
-from gptoss_mlx.errors import GptOssError, HarmonyError, RequestError
-from gptoss_mlx.events import Done
-from gptoss_mlx.harmony import ReasoningEffort
+from gptoss_mlx.errors import GptOssError, RequestError
+from gptoss_mlx.events import Done, Reply, ToolCall
+from gptoss_mlx.harmony import Conversation, render
+from gptoss_mlx.runtime import GptOss
 from gptoss_mlx.session import ChatSession
+from gptoss_mlx.toolbox import Toolbox
 
+from .commands import is_command, run_command
 from .printer import AnswerPrinter
+from .sessions import SavedSession, SessionStore, read_session, write_session
+from .status import Stopwatch, Totals, status_line
+from .toolset import cited_sources
 
-COMMANDS = {
-    "/help": "show this list",
-    "/effort": "low, medium or high: how long the model thinks",
-    "/system": "TEXT: instructions that the model should keep to; without a text: none",
-    "/reset": "forget the conversation",
-    "/save": "FILE: write the conversation as openai-harmony's JSON",
-    "/load": "FILE: go on with a saved conversation",
-    "/quit": "leave (so does Ctrl-D); Ctrl-C stops an answer",
-}
+Load = Callable[[str], GptOss]
+
+
+class Person(Protocol):
+    """Who sits at the terminal."""
+
+    def choose(self, question: str) -> str:
+        """Ask for one of y, n and a (yes, no, always)."""
+
+    def edit(self, text: str) -> str | None:
+        """Let a text be changed; None where that was given up."""
 
 
 class Session:
-    """A conversation at a terminal or in a pipe: lines in, answers and remarks out."""
+    """A conversation at a terminal or in a pipe.
 
-    def __init__(self, chat: ChatSession, printer: AnswerPrinter) -> None:
+    Args:
+        chat: the conversation.
+        printer: where answers go.
+        load: finds and loads a model by name.
+        person: None in a pipe.
+        store: where sessions are kept.
+        file: where this one is written after each answer; None: nowhere.
+    """
+
+    def __init__(
+        self,
+        chat: ChatSession,
+        printer: AnswerPrinter,
+        load: Load,
+        *,
+        person: Person | None = None,
+        store: SessionStore | None = None,
+        file: Path | None = None,
+    ) -> None:
         self.chat = chat
         self.printer = printer
+        self.load_model = load
+        self.person = person
+        self.store: SessionStore = store or SessionStore()
+        self.file = file
+        self.response_format: Mapping[str, Any] | None = None
+        """What answers must be."""
+        self.always: set[str] = set()
+        """Tools that may be called without asking."""
+        self.unanswered: str | None = None
+        """A question whose answer was stopped."""
+        self.totals = Totals()
+        self.ended = False
+        printer.count = self.count
+
+    # Questions
 
     def answer(self, question: str) -> None:
-        """Answer a question and remember both; an interrupt leaves the history as it was and is passed on."""
+        """Answer a question, remember and keep both; an interrupt leaves the history as it was and is passed on."""
+        watch = Stopwatch()
+        self.printer.is_json = self.response_format is not None
         try:
-            for event in self.chat.stream(question):
-                self.printer.print(event)
-                if isinstance(event, Done) and event.reply.finish_reason == "length":
-                    self.printer.note(f"(stopped after {self.chat.max_tokens} tokens; --max-tokens allows more)")
+            with closing(watch.watch(self.chat.stream(question, response_format=self.response_format))) as events:
+                for event in events:
+                    self.printer.print(event)
+                    if isinstance(event, Done):
+                        self._conclude(event.reply, watch.first_token)
+        except KeyboardInterrupt:
+            self.unanswered = question
+            raise
         finally:
             self.printer.close()
+
+    def ask_again(self, question: str) -> None:
+        """Answer `question` in place of the last one; if that fails, everything stays as it was."""
+        before, unanswered = list(self.chat.messages), self.unanswered
+        if unanswered is None:
+            self.chat.undo()
+        try:
+            self.answer(question)
+        except BaseException:
+            self.chat.messages, self.unanswered = before, unanswered
+            raise
+
+    def last_question(self) -> str:
+        """The question that was asked last; RequestError if there is none."""
+        if self.unanswered is not None:
+            return self.unanswered
+        before = list(self.chat.messages)
+        question = self.chat.undo()
+        self.chat.messages = before
+        if question is None:
+            raise RequestError("a question to ask again expected, none has been asked")
+        return question
+
+    def allows(self, call: ToolCall) -> bool:
+        """Whether a call may run: asked of the person unless they said always."""
+        if call.name in self.always:
+            return True
+        if self.person is None:
+            return False
+        self.printer.close()
+        choice = self.person.choose(f"run {call.name}?")
+        if choice == "a":
+            self.always.add(call.name)
+        return choice in ("y", "a")
+
+    # Lines
 
     def say(self, line: str) -> bool:
         """Take one line of input: a command or a question. Returns whether the session goes on."""
@@ -47,14 +131,15 @@ class Session:
         if not line:
             return True
         try:
-            if line.startswith("/"):
-                return self._command(line)
-            self.answer(line)
+            if is_command(line):
+                run_command(self, line)
+            else:
+                self.answer(line)
         except GptOssError as error:
             self.printer.note(f"Error: {error}")
         except KeyboardInterrupt:
-            self.printer.note("(stopped; the question and what was answered are forgotten)")
-        return True
+            self.printer.note("(stopped; the question and what was answered are forgotten, /retry asks again)")
+        return not self.ended
 
     def run_lines(self, lines: Iterable[str]) -> None:
         """Take every line of an input that is no terminal."""
@@ -62,59 +147,64 @@ class Session:
             if not self.say(line):
                 return
 
-    def _command(self, line: str) -> bool:
-        name, _, argument = line.partition(" ")
-        if name == "/quit":
-            return False
-        commands: dict[str, Callable[[str], None]] = {
-            "/help": self._help,
-            "/effort": self._effort,
-            "/system": self._system,
-            "/reset": self._reset,
-            "/save": self._save,
-            "/load": self._load,
-        }
-        if name not in commands:
-            raise RequestError(f"{name}: no such command; /help lists them")
-        commands[name](argument.strip())
-        return True
+    # What commands do
 
-    def _help(self, _: str) -> None:
-        for name, text in COMMANDS.items():
-            self.printer.note(f"{name:8} {text}")
+    def count(self, text: str) -> int:
+        """Tokens of a text."""
+        return len(self.chat.model.tokenizer.encode(text))
 
-    def _effort(self, argument: str) -> None:
-        if argument:
-            self.chat.effort = ReasoningEffort.of(argument).value
-        self.printer.note(f"effort: {self.chat.effort or 'as loaded'}")
+    def context(self, conversation: Conversation | None = None) -> int:
+        """Tokens of the conversation as the model reads it."""
+        return len(render(conversation or self.chat.conversation, self.chat.model.tokenizer))
 
-    def _system(self, argument: str) -> None:
-        self.chat.instructions = argument or None
-        self.printer.note(f"system: {argument}" if argument else "system: none")
+    @property
+    def room(self) -> int:
+        """Tokens that the model can hold."""
+        return self.chat.model.config.max_position_embeddings
 
-    def _reset(self, _: str) -> None:
-        self.chat.clear()
-        self.printer.note("the conversation is forgotten")
+    def reset(self) -> None:
+        """Forget the conversation, and keep what comes under a new name."""
+        self.chat.messages, self.chat.declared = [], ()
+        self.unanswered = None
+        if self.file is not None:
+            self.file = self.store.new()
 
-    def _save(self, argument: str) -> None:
-        path = _file(argument, "/save")
+    def save(self, file: Path) -> None:
+        """Write the conversation. Tools are not declared in it: which there are is said when it is loaded."""
+        chat = self.chat
+        plain = Toolbox().conversation(
+            chat.messages, effort=chat.effort, instructions=chat.instructions, date=chat.date
+        )
+        write_session(file, SavedSession(plain.to_dict(), str(chat.model.folder), self.response_format))
+
+    def load(self, file: Path) -> SavedSession:
+        """Go on with a conversation that was saved, with its instructions, effort and response format."""
+        saved = read_session(file)
+        self.chat.restore(saved.conversation)
+        self.chat.declared = ()  # nobody here would answer their calls
+        self.response_format = saved.response_format
+        self.unanswered = None
+        if self.file is not None:
+            self.file = file if file.parent == self.store.folder else self.store.new()
+        return saved
+
+    def _conclude(self, reply: Reply, first_token: float | None) -> None:
+        """After the last event of an answer."""
+        self.unanswered = None
+        self.totals.add(reply.usage)
+        if reply.finish_reason == "length":
+            self.printer.note(f"(stopped after {self.chat.max_tokens} tokens; --max-tokens allows more)")
+        for call in reply.calls:
+            self.printer.note(f"(nothing here answers the call of {call.name})")
+        for source in cited_sources(self.chat.tools, reply.final):
+            self.printer.note(source)
+        if self.printer.console.is_terminal:
+            self.printer.note(status_line(reply.usage, self.context(), self.room, first_token))
+        if self.file is not None:
+            self._keep(self.file)
+
+    def _keep(self, file: Path) -> None:
         try:
-            path.write_text(json.dumps(self.chat.to_dict(), ensure_ascii=False, indent=2), encoding="utf-8")
-        except OSError as error:
-            raise RequestError(f"{path}: cannot be written ({error.strerror})") from None
-        self.printer.note(f"saved {len(self.chat.messages)} messages to {path}")
-
-    def _load(self, argument: str) -> None:
-        path = _file(argument, "/load")
-        try:
-            self.chat.restore(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise HarmonyError(f"{path}: no saved conversation ({reason})") from None
-        self.printer.note(f"loaded {len(self.chat.messages)} messages from {path}")
-
-
-def _file(argument: str, command: str) -> Path:
-    if not argument:
-        raise RequestError(f"{command}: the name of a file expected, none found")
-    return Path(argument).expanduser()
+            self.save(file)
+        except RequestError as error:  # the answer is there all the same
+            self.printer.note(f"Error: {error}")

@@ -1,32 +1,128 @@
-"""The interactive session's input: history, completion of commands, Ctrl-C and Ctrl-D."""
+"""The interactive session's input: lines and texts of several lines, history, completion, Ctrl-C and Ctrl-D."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from prompt_toolkit import PromptSession
-from prompt_toolkit.completion import WordCompleter
+from prompt_toolkit.buffer import Buffer
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
+from prompt_toolkit.document import Document
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.output import ColorDepth
 
-from .session import COMMANDS, Session
+from .commands import COMMANDS
+from .session import Session
+
+QUOTES = '"""'
 
 
-def run(session: Session) -> None:
-    """Ask for lines and answer them until /quit or Ctrl-D."""
-    prompt: PromptSession[str] = PromptSession(
-        history=input_history(), completer=WordCompleter(list(COMMANDS), sentence=True), complete_while_typing=True
-    )
-    session.printer.note("Ask anything; /help lists the commands, Ctrl-D leaves.")
-    while True:
+class Terminal:
+    """The person at the terminal; see `session.Person`."""
+
+    def __init__(self) -> None:
+        self._depth = ColorDepth.DEPTH_1_BIT if os.environ.get("NO_COLOR") else None
+        self._lines: PromptSession[str] = PromptSession(
+            history=input_history(),
+            multiline=True,
+            key_bindings=_keys(),
+            prompt_continuation="  ",
+            complete_while_typing=True,
+            color_depth=self._depth,
+        )
+        self._choice: PromptSession[str] = PromptSession(color_depth=self._depth)
+
+    def run(self, session: Session) -> None:
+        """Ask for lines and answer them until /quit or Ctrl-D."""
+        session.printer.note("Ask anything; /help lists the commands, Alt-Enter begins a line, Ctrl-D leaves.")
+        self._lines.completer = CommandCompleter(session)
+        while True:
+            try:
+                line = self._lines.prompt("> ")
+            except KeyboardInterrupt:
+                continue
+            except EOFError:
+                return
+            if not session.say(unquoted(line)):
+                return
+
+    def choose(self, question: str) -> str:
+        """Ask for y, n or a until one of them is given; Ctrl-D means no."""
+        while True:
+            try:
+                choice = self._choice.prompt(f"{question} [y]es, [n]o, [a]lways: ").strip().lower()
+            except EOFError:
+                return "n"
+            if choice in ("y", "yes", "n", "no", "a", "always"):
+                return choice[0]
+
+    def edit(self, text: str) -> str | None:
+        """Let a text be changed; Ctrl-C and Ctrl-D give up."""
         try:
-            line = prompt.prompt("> ")
-        except KeyboardInterrupt:
-            continue
-        except EOFError:
+            return unquoted(self._lines.prompt("> ", default=text))
+        except (KeyboardInterrupt, EOFError):
+            return None
+
+
+class CommandCompleter(Completer):
+    """Completes the names of commands, and their arguments."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._paths = PathCompleter(expanduser=True)
+
+    def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterator[Completion]:
+        """What may stand at the cursor."""
+        text = document.text_before_cursor
+        if not text.startswith("/") or "\n" in text:
             return
-        if not session.say(line):
-            return
+        name, space, argument = text.partition(" ")
+        if not space:
+            for known, command in COMMANDS.items():
+                if known.startswith(name):
+                    yield Completion(known, -len(name), display_meta=command.help)
+        elif name in COMMANDS:
+            argument = argument.lstrip()
+            for choice in COMMANDS[name].choices(self._session):
+                if choice.startswith(argument):
+                    yield Completion(choice, -len(argument))
+            if COMMANDS[name].takes_file:
+                yield from self._paths.get_completions(Document(argument), complete_event)
+
+
+def is_unfinished(text: str) -> bool:
+    """Whether Enter begins a new line: after a backslash, and inside of triple quotes."""
+    quoted = text.lstrip().startswith(QUOTES) and text.count(QUOTES) == 1
+    return quoted or text.endswith("\\")
+
+
+def unquoted(text: str) -> str:
+    """A text without the marks that made it one of several lines."""
+    bare = text.strip()
+    if bare.startswith(QUOTES) and bare.endswith(QUOTES) and len(bare) >= 2 * len(QUOTES):
+        return bare[len(QUOTES) : -len(QUOTES)].strip("\n")
+    return text.replace("\\\n", "\n")
+
+
+def _keys() -> KeyBindings:
+    keys = KeyBindings()
+
+    @keys.add("enter")
+    def _enter(event: KeyPressEvent) -> None:
+        buffer: Buffer = event.current_buffer
+        if is_unfinished(buffer.document.text_before_cursor) and not buffer.document.text_after_cursor.strip():
+            buffer.insert_text("\n")
+        else:
+            buffer.validate_and_handle()
+
+    @keys.add("escape", "enter")
+    def _newline(event: KeyPressEvent) -> None:
+        event.current_buffer.insert_text("\n")
+
+    return keys
 
 
 def input_history() -> History:

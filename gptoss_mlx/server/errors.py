@@ -12,9 +12,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from gptoss_mlx.errors import BusyError, GptOssError, HarmonyError, RequestError
 
+CLIENT_GONE = 499
+"""The status that the log has for a client that did not wait; nobody else sees it."""
 RETRY_SECONDS = 1
 _NAMED = re.compile(r"([a-z_]\w*(?:[.\[][\w.\[\]]*)?): ")
 """How messages of RequestError begin: with the argument's name."""
@@ -70,6 +73,8 @@ def to_api_error(error: Exception) -> ApiError:
             return error
         case HTTPException():
             return ApiError(error.status_code, str(error.detail), headers=error.headers)
+        case ClientDisconnect():
+            return ApiError(CLIENT_GONE, "the client has gone")
         case BusyError():
             return ApiError(429, str(error), code="queue_full", headers={"Retry-After": str(RETRY_SECONDS)})
         case RequestError() | HarmonyError():

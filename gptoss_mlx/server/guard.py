@@ -11,14 +11,16 @@ from collections.abc import Callable
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .errors import ApiError, ErrorShape, to_api_error
+from .errors import CLIENT_GONE, ApiError, ErrorShape, to_api_error
 from .logs import log
 from .metrics import Metrics
 from .settings import Settings
-from .wire import CLIENT_GONE, Json
+from .wire import Json
 
 OPEN_PATHS = ("/health",)
 """What needs no key."""
+MOST_DIGITS = 18
+"""Of a length that is worth reading."""
 
 
 class Guard:
@@ -46,12 +48,19 @@ class Guard:
             return
         answer = _Answer(send)
         try:
+            self._check_origin(scope)
             self._check_key(scope)
             await self._app(scope, self._limited(scope, receive), answer.send)
         except Exception as error:  # noqa: BLE001  a request that fails must not take anything with it
             await self._refuse(error, answer, scope, receive)
         finally:
             self._record(scope, answer)
+
+    def _check_origin(self, scope: Scope) -> None:
+        """Refuse web pages that the operator has not named: one that is open in a browser here could ask as well."""
+        origin = Headers(scope=scope).get("origin")
+        if origin is not None and not {origin, "*"} & set(self._settings.cors):
+            raise ApiError(403, f"origin: web pages of {origin[:80]} may not ask; --cors lets them", code="origin")
 
     def _check_key(self, scope: Scope) -> None:
         expected, path = self._settings.api_key, scope["path"]
@@ -73,7 +82,7 @@ class Guard:
         """`receive` that refuses more bytes than the limit."""
         limit = self._settings.max_body
         declared = Headers(scope=scope).get("content-length", "")
-        if declared.isdecimal() and int(declared) > limit:
+        if declared.isdecimal() and (len(declared) > MOST_DIGITS or int(declared) > limit):
             raise _too_large(limit)
         received = 0
 

@@ -144,10 +144,13 @@ class LocalBackend:
 
     async def close(self) -> None:
         """Let the weights go, once the prompts that were read have been written where they are to be kept."""
-        runtime, self._runtime = self._runtime, None
-        if runtime is not None:
-            await asyncio.to_thread(runtime.engine.save)
-        del runtime
+        async with self._loading:  # whoever asks meanwhile waits, as two would not fit in memory
+            await asyncio.to_thread(self._let_go)
+
+    def _let_go(self) -> None:
+        if self._runtime is not None:
+            self._runtime.engine.save()
+        self._runtime = None
         gc.collect()
         mx.clear_cache()
 

@@ -17,14 +17,11 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from .backend import Stream
-from .errors import ApiError, ErrorShape, to_api_error
+from .errors import CLIENT_GONE, ApiError, ErrorShape, to_api_error
 from .logs import log
 
 T = TypeVar("T")
 M = TypeVar("M", bound="Body")
-
-CLIENT_GONE = 499
-"""The status that the log has for a client that did not wait; nobody else sees it."""
 
 
 class Body(BaseModel):

@@ -79,6 +79,8 @@ def test_large_bodies_are_refused_whether_they_say_so_or_not() -> None:
         response = send("POST", CHAT, small, content=content)
         assert (response.status_code, response.json()["error"]["code"]) == (413, "request_too_large")
     assert send("POST", CHAT, small, json=BODY).status_code == 200
+    huge = send("POST", CHAT, small, content=b"{}", headers={"Content-Length": "1" * 5000})
+    assert huge.status_code == 413
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"null", b"[1]", b'"x"', b"NaN", b'{"messages": [}',
@@ -112,6 +114,9 @@ def test_an_unknown_model_is_named_with_those_that_exist() -> None:
 def test_web_pages_may_ask_only_where_the_operator_says_so() -> None:
     page = {"Origin": "https://a.example", "Access-Control-Request-Method": "POST"}
     assert "access-control-allow-origin" not in send("OPTIONS", CHAT, headers=page).headers
+    for headers, code in ({}, 200), (page, 403), ({"Origin": "null"}, 403):
+        assert send("POST", CHAT, json=BODY, headers=headers).status_code == code
+    assert send("POST", CHAT, Settings(cors=("*",)), json=BODY, headers=page).status_code == 200
     allowed = Settings(cors=("https://a.example",), api_key="k")
     assert send("OPTIONS", CHAT, allowed, headers=page).headers["access-control-allow-origin"] == "https://a.example"
     refused = send("POST", CHAT, allowed, json=BODY, headers=page)

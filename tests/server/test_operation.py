@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
 import weakref
@@ -123,14 +124,17 @@ def test_weights_are_let_go_and_come_back() -> None:
 
 
 def test_weights_that_are_let_go_are_gone() -> None:
-    async def act() -> tuple[bool, object, bool]:
+    async def act() -> weakref.ref[Any]:
         backend = demo_backend()
         weights = weakref.ref((await backend.ready()).model)
-        await asyncio.sleep(0)  # for the loop to forget what it has just passed on
-        early = await backend.unload_if_idle(60)
-        return early, await backend.unload_if_idle(0) and weights(), backend.load.loaded
+        assert not await backend.unload_if_idle(60)
+        assert await backend.unload_if_idle(0)
+        assert not backend.load.loaded
+        return weights
 
-    assert asyncio.run(act()) == (False, None, False)
+    weights = asyncio.run(act())
+    gc.collect()
+    assert weights() is None
 
 
 def test_prompts_are_kept_from_one_server_to_the_next(tmp_path: Path) -> None:
