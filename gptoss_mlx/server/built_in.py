@@ -8,11 +8,8 @@ from pathlib import Path
 
 from gptoss_mlx.harmony.message import FUNCTIONS
 from gptoss_mlx.tools import RunnableTool, ToolResult
-from gptoss_mlx.tools.browser import Backend, Brave, BrowserTool, Exa, LocalFolder, Tavily, Web
+from gptoss_mlx.tools.browser import Backend, BrowserTool
 from gptoss_mlx.tools.mcp import McpTools
-
-WEB = {"web": Web, "brave": Brave, "exa": Exa, "tavily": Tavily}
-"""Back ends of the browser by name; the last three search, with a key from the environment."""
 
 
 class BuiltIns:
@@ -61,16 +58,8 @@ class _ReplysBrowser(BrowserTool):
         """Leave the back end open."""
 
 
-def browsers(name: str) -> Callable[[], BrowserTool]:
-    """Makes browsers, one for each reply, with cursors of their own.
-
-    Args:
-        name: `web`, `brave`, `exa` or `tavily`, or a folder of documents.
-
-    Raises:
-        BrowserError: there is no such folder, or no key in the environment.
-    """
-    backend: Backend = WEB[name]() if name in WEB else LocalFolder(name)
+def browsers(backend: Backend) -> Callable[[], BrowserTool]:
+    """Makes browsers over one back end, for each reply one with cursors of its own."""
     return lambda: _ReplysBrowser(backend)
 
 

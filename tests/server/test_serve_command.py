@@ -25,7 +25,7 @@ QUESTION = {"messages": [{"role": "user", "content": "What is 2 + 3?"}], "temper
 
 
 def serve(*arguments: str) -> Result:
-    return CliRunner().invoke(main, ["serve", *arguments])
+    return CliRunner().invoke(main, ["serve", *arguments], env={"EXA_API_KEY": ""})
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,9 @@ def serve(*arguments: str) -> Result:
         (["demo", "--host", "203.0.113.7", "--insecure"], "cannot be listened at"),
         (["demo", "--api-key", ""], "api_key"),
         (["demo", "--idle-unload", "0"], "idle-unload"),
-        (["demo", "--browser", "nowhere-to-be-found"], "no such folder"),
+        (["demo", "--browse", "nowhere-to-be-found"], "no such folder"),
+        (["demo", "--search", "exa"], "EXA_API_KEY"),
+        (["demo", "--search", "exa", "--web"], "choose one"),
         (["demo", "--store", str(Path(__file__))], "cannot be used"),
         (["demo", "--port", "0", "--mcp", str(Path(__file__))], "JSON"),
     ],

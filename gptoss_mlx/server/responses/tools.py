@@ -108,7 +108,7 @@ def _add(offered: Offer, tool: Mapping[str, Any], where: str, built_ins: BuiltIn
             offered.makers[PYTHON] = _turned_on(built_ins.python, where, kind, "--python")
         case str() if kind in WEB_SEARCH:
             _check_search(tool, where)
-            offered.makers[BROWSER] = _turned_on(built_ins.browser, where, kind, "--browser")
+            offered.makers[BROWSER] = _turned_on(built_ins.browser, where, kind, "--browse, --web or --search")
         case _:
             known = "function, custom, mcp, web_search or code_interpreter"
             raise RequestError(f"{where}.type: {known} expected, {brief(kind)} found")
