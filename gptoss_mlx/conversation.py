@@ -127,6 +127,7 @@ class Dialogue:
         self._turns = self._calls = self._thoughts = 0
         self._usage = Usage()
         self._reason: str | None = None
+        self._stop_text: str | None = None
         self._gone = False
 
     @property
@@ -205,6 +206,7 @@ class Dialogue:
         self._turns += 1
         self._calls += len(turn.calls)
         self._usage += turn.usage
+        self._stop_text = turn.stop_text
         self._say(*turn.messages)
         calls = list(zip(turn.calls, filter(is_call, turn.messages), strict=False))  # the last may be cut off
         if turn.cancelled or not turn.ended:
@@ -246,6 +248,7 @@ class Dialogue:
             tuple(self._waiting),
             tuple(self._outputs),
             self._settings.parse,
+            self._stop_text,
         )
 
     # Calls

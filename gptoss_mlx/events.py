@@ -130,6 +130,8 @@ class Reply:
     """The calls that were answered here."""
     parse: Callable[[str], Any] | None = field(default=None, repr=False, compare=False)
     """What makes `parsed` of the answer, where a response format was asked for."""
+    stop_text: str | None = None
+    """The stop text that ended the answer, if one did."""
 
     @property
     def final(self) -> str:

@@ -106,6 +106,11 @@ class Turn:
                     yield from self._complete(_as_assistant(message), ended_by)
 
     @property
+    def stop_text(self) -> str | None:
+        """The stop text that ended it, if one did."""
+        return self._stop.hit
+
+    @property
     def _index(self) -> int:
         """Which call of the reply is being written."""
         return self._first_call + len(self.calls)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,6 +13,11 @@ from gptoss_mlx.errors import RequestError
 
 from .app import OneLineErrors
 from .options import memory_options
+
+if TYPE_CHECKING:
+    from gptoss_mlx.tools.browser import BrowserTool
+
+SERVICES = ("brave", "exa", "tavily")
 
 
 @click.command(cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})
@@ -27,6 +34,14 @@ from .options import memory_options
 @click.option("--prefix-memory", type=click.IntRange(0), default=2048, show_default=True, help="MB for old prompts.")
 @click.option("--prompt-cache", type=click.Path(path_type=Path, file_okay=False), help="Keep them in this folder.")
 @click.option("--max-body", type=click.IntRange(1), default=16, show_default=True, help="MB of a request.")
+@click.option("--store", type=click.Path(path_type=Path, dir_okay=False), help="File for responses; else in memory.")
+@click.option("--browse", metavar="FOLDER", help="Offer web_search over the documents in FOLDER.")
+@click.option("--web", is_flag=True, help="Offer it over the web, without searching.")
+@click.option(
+    "--search", type=click.Choice(SERVICES), help="Offer it over a search service; keys are in $NAME_API_KEY."
+)
+@click.option("--python", is_flag=True, help="Offer code_interpreter: cells in a sandbox on this machine.")
+@click.option("--mcp", type=click.Path(path_type=Path, dir_okay=False), help="Offer the MCP servers of this JSON file.")
 @memory_options
 @click.option("--idle-unload", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Then free memory.")
 @click.option("--drain", type=click.IntRange(0), default=60, show_default=True, help="Seconds to end in.")
@@ -49,6 +64,12 @@ def serve(
     force: bool,
     idle_unload: float | None,
     drain: int,
+    store: Path | None,
+    browse: str | None,
+    web: bool,
+    search: str | None,
+    python: bool,
+    mcp: Path | None,
     log_content: bool,
 ) -> None:
     """Serve MODEL (path, alias or hub id; else the newest here, else demo) over HTTP, OpenAI's way.
@@ -58,7 +79,9 @@ def serve(
     from gptoss_mlx.engine import EngineOptions
 
     try:
+        from gptoss_mlx.server.built_in import BuiltIns, notebooks
         from gptoss_mlx.server.local import LocalBackend
+        from gptoss_mlx.server.responses import Responses, ResponseStore
         from gptoss_mlx.server.run import run
         from gptoss_mlx.server.settings import Settings, check_exposure
     except ImportError as error:
@@ -73,7 +96,23 @@ def serve(
         name: LocalBackend(name, folder, options, max_tokens, room=context, force=force)
         for name, folder in folders.items()
     }
-    run(backends, settings, host=host, port=port, drain=drain)
+    built_ins = BuiltIns(_browsers(browse, web, search), notebooks if python else None, mcp)
+    run(backends, settings, Responses(ResponseStore(store), built_ins), host=host, port=port, drain=drain)
+
+
+def _browsers(folder: str | None, web: bool, service: str | None) -> Callable[[], BrowserTool] | None:
+    """What makes browsers over that which was named; None for nothing."""
+    from gptoss_mlx.server.built_in import browsers
+    from gptoss_mlx.tools.browser import Backend, Brave, Exa, LocalFolder, Tavily, Web
+
+    if [folder is not None, web, service is not None].count(True) > 1:
+        raise click.UsageError("--browse, --web and --search: one browser expected, more found; choose one")
+    services: dict[str, Callable[[], Backend]] = dict(zip(SERVICES, (Brave, Exa, Tavily), strict=True))
+    if folder is not None:
+        return browsers(LocalFolder(folder))
+    if service is not None:
+        return browsers(services[service]())
+    return browsers(Web()) if web else None
 
 
 def _folders(model: str | None, aliases: tuple[str, ...]) -> dict[str, Path]:

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 
 from gptoss_mlx import __version__
 
-from . import chat, completions, models, operation, tokens
+from . import chat, completions, messages, models, operation, responses, tokens
 from .backend import Backend
 from .errors import ErrorShape, openai_shape
 from .guard import Guard
@@ -38,17 +38,24 @@ INTERFACES = (
     Interface(models.router),
     Interface(tokens.router),
     Interface(operation.router),
+    Interface(responses.router),
+    Interface(messages.router, messages.PATH, messages.anthropic_shape),
 )
 
 
-def create_app(backends: Mapping[str, Backend], settings: Settings | None = None) -> FastAPI:
+def create_app(
+    backends: Mapping[str, Backend], settings: Settings | None = None, kept: responses.Responses | None = None
+) -> FastAPI:
     """The server as an ASGI application.
 
     Args:
         backends: the models, by their `model_id`; nothing else can be asked for.
         settings: how it behaves.
+        kept: the store of responses and the tools that run here, opened by the caller and closed with the application;
+            None: a store in memory, and no tools.
     """
     settings = settings or Settings()
+    kept = kept or responses.Responses()
     service = Service(backends, settings)
 
     @asynccontextmanager
@@ -58,6 +65,7 @@ def create_app(backends: Mapping[str, Backend], settings: Settings | None = None
             yield
         finally:
             await end(unloading)
+            await kept.close()
             await service.close()
 
     app = FastAPI(
@@ -70,6 +78,7 @@ def create_app(backends: Mapping[str, Backend], settings: Settings | None = None
         exception_handlers={HTTPException: _pass_on},
     )
     app.state.service = service
+    app.state.responses = kept
     for interface in INTERFACES:
         app.include_router(interface.router)
     app.add_middleware(Guard, settings=settings, metrics=service.metrics, shape_of=shape_of)

@@ -6,6 +6,7 @@ OpenAI's is the one for everything else.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -58,6 +59,11 @@ def openai_shape(error: ApiError) -> dict[str, Any]:
     """The body that OpenAI's clients read."""
     kind = _TYPES.get(error.status_code, "invalid_request_error" if error.status_code < 500 else "server_error")
     return {"error": {"message": error.message, "type": kind, "param": error.param, "code": error.code}}
+
+
+def brief(value: Any) -> str:
+    """A value that a client sent, as messages show it."""
+    return json.dumps(value, ensure_ascii=False, default=str)[:80]
 
 
 def to_api_error(error: Exception) -> ApiError:

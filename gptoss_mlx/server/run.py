@@ -13,40 +13,46 @@ from gptoss_mlx.errors import RequestError
 from .app import create_app
 from .local import LocalBackend
 from .logs import log, write_log
+from .responses import Responses
 from .settings import Settings
 
 
-def run(backends: Mapping[str, LocalBackend], settings: Settings, *, host: str, port: int, drain: int) -> None:
+def run(
+    backends: Mapping[str, LocalBackend], settings: Settings, kept: Responses, *, host: str, port: int, drain: int
+) -> None:
     """Serve until SIGINT or SIGTERM; then take no more requests, and let those in progress end.
 
     Args:
         backends: the models by name. The first one is loaded at once, the others when they are asked for.
         settings: how.
+        kept: the store of responses and the tools that run here.
         host: address to listen at.
         port: 0 takes a free one, which the log tells.
         drain: seconds that requests in progress get at the end.
 
     Raises:
         RequestError: the address cannot be listened at.
-        GptOssError: the first model cannot be loaded.
+        GptOssError: the first model cannot be loaded, or a tool cannot be started.
     """
     write_log()
-    listener = _listen(host, port)
-    app = create_app(backends, settings)
-    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=drain)
-    _Server(config, next(iter(backends.values()))).run(sockets=[listener])
+    with _listen(host, port) as listener:
+        app = create_app(backends, settings, kept)
+        config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=drain)
+        _Server(config, next(iter(backends.values())), kept).run(sockets=[listener])
 
 
 class _Server(uvicorn.Server):
-    """A server that begins to listen when its first model is loaded."""
+    """A server that begins to listen when its first model is loaded and its tools are there."""
 
-    def __init__(self, config: uvicorn.Config, first: LocalBackend) -> None:
+    def __init__(self, config: uvicorn.Config, first: LocalBackend, kept: Responses) -> None:
         super().__init__(config)
         self._first = first
+        self._kept = kept
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Load, and begin."""
         await self._first.ready()
+        await self._kept.open()
         await super().startup(sockets)
         for each in sockets or ():
             host, port = each.getsockname()[:2]

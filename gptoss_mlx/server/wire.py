@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -28,6 +28,15 @@ class Body(BaseModel):
     """The body of a request: types are taken strictly, and unknown fields are refused."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class NullsLeftOut(Body):
+    """A body where null means what leaving out means."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, given: Any) -> Any:
+        return {key: value for key, value in given.items() if value is not None} if isinstance(given, dict) else given
 
 
 async def read(request: Request, kind: type[M]) -> M:

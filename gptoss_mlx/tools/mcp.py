@@ -83,6 +83,11 @@ class McpTools(RunnableTool):
             raise
         return cls(connections)
 
+    @property
+    def origins(self) -> dict[str, tuple[str, str]]:
+        """Where functions come from: name -> the server's name, and the tool's name there."""
+        return {name: (connection.name, tool) for name, (connection, tool) in self._tools.items()}
+
     async def run(self, recipient: str, arguments: str) -> ToolResult:
         """Call a server's tool; no arguments at all are an empty object."""
         from pydantic_core import from_json

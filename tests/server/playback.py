@@ -41,7 +41,7 @@ class Said:
 
 @dataclass(frozen=True)
 class Called:
-    """A call, in pieces; with its result where it is answered here, `...` where it is cut off."""
+    """A call, in pieces; with its result where it is answered here, `cut` where the model did not get to its end."""
 
     recipient: str
     pieces: tuple[str, ...]
@@ -58,6 +58,7 @@ class Play:
     usage: Usage = USAGE
     fails: Exception | None = None
     """Raised at the end instead of Done."""
+    stop_text: str | None = None
     waits: asyncio.Event | None = field(default=None, compare=False)
     """Waited for before the last part."""
 
@@ -90,7 +91,8 @@ class Play:
                 waiting.append(call)
         if self.fails is not None:
             raise self.fails
-        yield Done(Reply(tuple(messages), Conversation(), self.usage, self.finish_reason, tuple(waiting)))
+        ending = self.finish_reason, tuple(waiting)
+        yield Done(Reply(tuple(messages), Conversation(), self.usage, *ending, stop_text=self.stop_text))
 
 
 def said(channel: str, *pieces: str) -> Said:
@@ -103,9 +105,14 @@ def called(recipient: str, *pieces: str, result: ToolResult | None = None) -> Ca
     return Called(recipient, pieces, result)
 
 
-def play(*parts: Said | Called, finish_reason: str = "stop", fails: Exception | None = None) -> Play:
+def play(
+    *parts: Said | Called,
+    finish_reason: str = "stop",
+    fails: Exception | None = None,
+    stop_text: str | None = None,
+) -> Play:
     """A reply."""
-    return Play(parts, finish_reason, fails=fails)
+    return Play(parts, finish_reason, fails=fails, stop_text=stop_text)
 
 
 class PlaybackBackend:

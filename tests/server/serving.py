@@ -17,6 +17,7 @@ from gptoss_mlx.engine import EngineOptions
 from gptoss_mlx.server.app import create_app
 from gptoss_mlx.server.backend import Backend
 from gptoss_mlx.server.local import LocalBackend
+from gptoss_mlx.server.responses import Responses
 from gptoss_mlx.server.settings import Settings
 
 T = TypeVar("T")
@@ -50,10 +51,12 @@ def demo_backend(**options: Any) -> LocalBackend:
 
 
 @contextmanager
-def served(backends: Mapping[str, Backend], settings: Settings | None = None) -> Iterator[str]:
+def served(
+    backends: Mapping[str, Backend], settings: Settings | None = None, kept: Responses | None = None
+) -> Iterator[str]:
     """The address of a server in a thread."""
     listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(create_app(backends, settings), log_config=None, timeout_graceful_shutdown=5)
+    config = uvicorn.Config(create_app(backends, settings, kept), log_config=None, timeout_graceful_shutdown=5)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -24,7 +25,7 @@ QUESTION = {"messages": [{"role": "user", "content": "What is 2 + 3?"}], "temper
 
 
 def serve(*arguments: str) -> Result:
-    return CliRunner().invoke(main, ["serve", *arguments])
+    return CliRunner().invoke(main, ["serve", *arguments], env={"EXA_API_KEY": ""})
 
 
 @pytest.mark.parametrize(
@@ -37,6 +38,11 @@ def serve(*arguments: str) -> Result:
         (["demo", "--host", "203.0.113.7", "--insecure"], "cannot be listened at"),
         (["demo", "--api-key", ""], "api_key"),
         (["demo", "--idle-unload", "0"], "idle-unload"),
+        (["demo", "--browse", "nowhere-to-be-found"], "no such folder"),
+        (["demo", "--search", "exa"], "EXA_API_KEY"),
+        (["demo", "--search", "exa", "--web"], "choose one"),
+        (["demo", "--store", str(Path(__file__))], "cannot be used"),
+        (["demo", "--port", "0", "--mcp", str(Path(__file__))], "JSON"),
     ],
 )
 def test_what_cannot_be_served_is_one_line(arguments: list[str], message: str) -> None:
