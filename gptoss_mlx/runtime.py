@@ -20,14 +20,14 @@ from .cache import Cache
 from .config import ModelConfig
 from .conversation import MAX_TOKENS, MAX_TURNS, Backend, Confirm, Dialogue, Settings
 from .engine import PREFILL_CHUNK, Engine, EngineOptions, Generated, Request, StopText, TokenLogprobs, check_tokens
-from .errors import TokenizerError
+from .errors import RequestError, TokenizerError
 from .events import Event, Reply
 from .history import TODAY, History, resolved_date
 from .memory import CONTEXT
 from .model import Model
 from .sampling import SamplingParams
 from .session import ChatSession
-from .tokenizer import StreamDecoder, Tokenizer
+from .tokenizer import FILE_NAME, StreamDecoder, Tokenizer
 from .toolbox import Toolbox, ToolLike
 from .weights import identity, load_model
 
@@ -59,6 +59,7 @@ def load(
     context: int = CONTEXT,
     force: bool = False,
     options: EngineOptions | None = None,
+    draft: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> GptOss:
     """Load a model.
@@ -70,6 +71,8 @@ def load(
         context: tokens that must fit in memory beside the model; longer conversations are not refused.
         force: load even a model that does not fit, and let sequences grow beyond what fits.
         options: what the engine may take: sequences that run together, memory for earlier prompts, drafts.
+        draft: a smaller model with the same tokenizer, whose guesses at the next tokens are verified together. None
+            looks guesses up in the text so far. Neither changes a token.
         progress: told (bytes loaded, bytes in all).
 
     Raises:
@@ -77,8 +80,9 @@ def load(
         ConfigError, CheckpointError, TokenizerError: the folder is not a whole gpt-oss model.
         MemoryLimitError: it does not fit this machine; the message says what would.
     """
+    guesser = None if draft is None else GptOss.from_folder(hub.find(draft), exact=exact, context=context, force=force)
     return GptOss.from_folder(
-        hub.find(name), exact=exact, context=context, force=force, options=options, progress=progress
+        hub.find(name), exact=exact, context=context, force=force, options=options, draft=guesser, progress=progress
     )
 
 
@@ -111,6 +115,7 @@ class GptOss:
         folder: Path,
         options: EngineOptions | None = None,
         machine: memory.Machine | None = None,
+        draft: GptOss | None = None,
     ) -> None:
         """Take a loaded model; `machine` is what its sequences must fit on, None lets them grow as they like."""
         self.model = model
@@ -129,6 +134,7 @@ class GptOss:
             tokenizer.stop_tokens,
             options,
             fits,
+            draft=None if draft is None else draft.model,
             fingerprint=f"{identity(folder)} {kernels.describe()} {kernels.cache_dtype()} {model.exact}"
             if kept
             else "",
@@ -143,9 +149,12 @@ class GptOss:
         context: int = CONTEXT,
         force: bool = False,
         options: EngineOptions | None = None,
+        draft: GptOss | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> GptOss:
         """Load the model in a folder; see `load`."""
+        if draft is not None and (folder / FILE_NAME).read_bytes() != (draft.folder / FILE_NAME).read_bytes():
+            raise RequestError(f"draft: a model with the tokenizer of {folder} expected, {draft.folder} has another")
         tokenizer, machine = Tokenizer.from_folder(folder), memory.Machine.measure()
         model, config = load_model(folder, progress, context=context, force=force)
         model.exact = exact
@@ -154,7 +163,7 @@ class GptOss:
                 f"{folder}: the tokenizer has {tokenizer.size} ids, the model only {config.vocab_size}; "
                 "do both come from the same model?"
             )
-        return cls(model, config, tokenizer, folder, options, None if force else machine)
+        return cls(model, config, tokenizer, folder, options, None if force else machine, draft)
 
     @property
     def name(self) -> str:

@@ -23,8 +23,20 @@ MARGIN = 1.1
 """How many times as fast a draft must promise to be: promises are uncertain, and a wrong one costs."""
 
 
+RETRY = 32
+"""Steps after which a drafter that costs something is tried again, where it did not pay."""
+
+
 class Drafter(Protocol):
     """Guesses how a sequence goes on."""
+
+    @property
+    def free(self) -> bool:
+        """Whether guesses cost next to nothing, so that they may be made only to be watched."""
+
+    @property
+    def seconds(self) -> float:
+        """What a guessed token was seen to cost."""
 
     def draft(self, tokens: Sequence[int], count: int) -> list[int]:
         """Up to `count` tokens that may follow. `tokens` only ever grows between calls, by what was accepted."""
@@ -32,6 +44,9 @@ class Drafter(Protocol):
 
 class PromptLookup:
     """Guesses that what followed the same few tokens before follows again."""
+
+    free = True
+    seconds = 0.0
 
     def __init__(self) -> None:
         self._seen = 0
@@ -96,15 +111,18 @@ class Costs:
 class Speculation:
     """Decides for one sequence how many tokens to draft, and learns from what became of drafts.
 
-    What was not drafted is learned from as well: the next token shows whether the first guess would have been right.
+    Where guesses are free, what was not drafted is learned from as well: the next token shows whether the first guess
+    would have been right.
     """
 
     WEIGHT = 0.1
 
     def __init__(self, drafter: Drafter) -> None:
         self._drafter = drafter
-        self._rate = 0.2  # how often a guess was right, given that those before it were
+        self._rate = 0.2 if drafter.free else 0.7  # how often a guess was right, given that those before it were
         self._guess: list[int] = []
+        self._guessed_at = -1
+        self._declined = 0
 
     def draft(self, tokens: Sequence[int], most: int, rows: int, costs: Costs) -> list[int]:
         """The tokens to verify with the next pass; none where that would not pay.
@@ -115,13 +133,14 @@ class Speculation:
             rows: of the pass without a draft.
             costs: of passes.
         """
-        self._guess = self._drafter.draft(tokens, max(LENGTHS))
-        allowed = min(most, len(self._guess))
-        if allowed < LENGTHS[1]:
-            return []
-        best = max((n for n in LENGTHS if n <= allowed), key=lambda n: self._speed(n, rows, costs))
-        pays = self._speed(best, rows, costs) > MARGIN * self._speed(0, rows, costs)
-        return self._guess[:best] if pays else []
+        if self._guessed_at != len(tokens):
+            self._guess = self._drafter.draft(tokens, max(LENGTHS)) if self._drafter.free else []
+            self._guessed_at = len(tokens)
+        allowed = min(most, len(self._guess) if self._drafter.free or self._guess else max(LENGTHS))
+        count = self._length(allowed, rows, costs)
+        if count and not self._guess:
+            self._guess = self._drafter.draft(tokens, count)
+        return self._guess[:count]
 
     def learn(self, chosen: Sequence[int]) -> None:
         """Take the tokens that the pass gave, to hold the guess against."""
@@ -130,6 +149,16 @@ class Speculation:
             if guess != token:
                 break
 
+    def _length(self, allowed: int, rows: int, costs: Costs) -> int:
+        if allowed < LENGTHS[1]:
+            return 0
+        best = max((n for n in LENGTHS if n <= allowed), key=lambda n: self._speed(n, rows, costs))
+        if self._speed(best, rows, costs) > MARGIN * self._speed(0, rows, costs):
+            self._declined = 0
+            return best
+        self._declined += 1
+        return LENGTHS[1] if not self._drafter.free and self._declined % RETRY == 0 else 0
+
     def _speed(self, drafted: int, rows: int, costs: Costs) -> float:
         gained = sum(self._rate**i for i in range(1, drafted + 1))
-        return (rows + gained) / costs.of(rows + drafted)
+        return (rows + gained) / (costs.of(rows + drafted) + drafted * self._drafter.seconds)

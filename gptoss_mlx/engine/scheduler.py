@@ -35,7 +35,8 @@ from gptoss_mlx.errors import BusyError, GptOssError, RequestError
 from gptoss_mlx.model import Model
 from gptoss_mlx.sampling import Logits
 
-from .drafts import Costs
+from .draft_model import DraftModel
+from .drafts import Costs, PromptLookup
 from .persist import PromptFolder
 from .prefill import PREFILL_CHUNK, check_tokens
 from .prefix import PrefixStore
@@ -88,6 +89,7 @@ class Engine:
         options: what the engine may take.
         fits: whether a sequence of so many tokens may be admitted now, beside those that run; raises GptOssError
             where it never could.
+        draft: a smaller model with the same ids, whose guesses are verified; None looks guesses up in the text.
         fingerprint: names the model and how it computes, for the files of `options.prompt_cache`.
         report: told in one line about each file there that is ignored.
 
@@ -103,10 +105,12 @@ class Engine:
         options: EngineOptions | None = None,
         fits: Callable[[int], bool] | None = None,
         *,
+        draft: Model | None = None,
         fingerprint: str = "",
         report: Callable[[str], None] = warnings.warn,
     ) -> None:
         self.model = model
+        self.draft = draft
         self.options = options or EngineOptions()
         self.prefixes = PrefixStore(self.options.prefix_bytes)
         self._folder: PromptFolder | None = None
@@ -158,7 +162,8 @@ class Engine:
         sequence = Sequence(request, self._vocabulary, room, self._stop_tokens)
         self._fits(sequence.reach)
         with self._lock:
-            if len(self._waiting) >= self.options.max_waiting:
+            places = max(0, self.options.max_sequences - len(self._running))
+            if len(self._waiting) >= self.options.max_waiting + places:
                 raise BusyError(f"{len(self._waiting)} requests wait already; try again later")
             self._waiting.append(sequence)
         return sequence
@@ -259,7 +264,7 @@ class Engine:
             position, sequence.caches = found if found is not None else (0, self.model.make_cache())
             sequence.figures.cached_tokens = position
             if self.options.speculate:
-                sequence.speculate()
+                sequence.speculate(DraftModel(self.draft, self._vocabulary) if self.draft else PromptLookup())
             self._running.append(sequence)
 
     def _chunk(self, others: bool) -> int:

@@ -13,7 +13,7 @@ from gptoss_mlx.cache import Cache
 from gptoss_mlx.errors import GptOssError
 from gptoss_mlx.sampling import Logits, Sampler
 
-from .drafts import Costs, PromptLookup, Speculation
+from .drafts import Costs, Drafter, Speculation
 from .masks import mask_bias
 from .request import Figures, Generated, Request, TokenLogprobs
 
@@ -76,9 +76,9 @@ class Sequence:
         free = request.guide is None or request.guide.idle() >= 2  # the next one, and the one chosen ahead of it
         return free and request.logprobs is None and not request.sampling.adjusts
 
-    def speculate(self) -> None:
+    def speculate(self, drafter: Drafter) -> None:
         """Guess at the tokens to come from now on."""
-        self._speculation = Speculation(PromptLookup())
+        self._speculation = Speculation(drafter)
 
     def draft(self, rows: int, costs: Costs) -> list[int]:
         """Guesses to verify behind the tokens that the caches lack."""

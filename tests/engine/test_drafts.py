@@ -32,6 +32,9 @@ def test_lookup_is_what_a_search_finds(tokens: list[int], count: int, step: int)
 class Always:
     """Guesses ones."""
 
+    free = True
+    seconds = 0.0
+
     def draft(self, tokens: Sequence[int], count: int) -> list[int]:
         return [1] * count
 
@@ -93,3 +96,35 @@ def test_one_slow_pass_moves_a_cost_little() -> None:
         found.record(1, 1.0)
     found.record(1, 100.0)
     assert found.of(1) <= 1.21
+
+
+class Dear(Always):
+    """Guesses ones, each for a tenth of a pass."""
+
+    free = False
+    seconds = 0.1
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    def draft(self, tokens: Sequence[int], count: int) -> list[int]:
+        self.asked.append(count)
+        return [1] * count
+
+
+def test_a_drafter_that_costs_is_asked_for_no_more_than_is_verified() -> None:
+    drafter = Dear()
+    speculation = Speculation(drafter)
+    for step in range(1, 60):
+        drafted = speculation.draft([1] * step, 100, 1, costs(0.1))
+        assert drafter.asked[-1:] == [len(drafted)] or not drafted
+        assert speculation.draft([1] * step, 100, 1, costs(0.1)) == drafted  # asked twice, it is not drafted again
+        assert len(drafter.asked) <= step
+        speculation.learn([1] * (len(drafted) + 1))
+    assert len(drafted) > 2
+    drafter.asked.clear()
+    for step in range(100, 300):
+        speculation.draft([1] * step, 100, 1, costs(0.1))
+        speculation.learn([0])
+    assert 2 <= len(drafter.asked) < 40
+    assert drafter.asked[-1] == 2

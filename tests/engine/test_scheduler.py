@@ -32,6 +32,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return load_model(build(tmp_path_factory.mktemp("tiny"), Shape(seed=11)))[0]
 
 
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return load_model(build(tmp_path_factory.mktemp("other"), Shape(seed=12)))[0]
+
+
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that prompts of a few dozen tokens are read in several steps."""
@@ -318,8 +323,8 @@ def test_threads_may_go_on_with_what_others_left(model: Model) -> None:
 
 def test_a_full_queue_refuses(model: Model) -> None:
     shared = engine(model, EngineOptions(max_sequences=1, max_waiting=2))
-    held = [shared.submit(Request([1], max_tokens=3)) for _ in range(2)]
-    with pytest.raises(BusyError, match="2 requests wait"):
+    held = [shared.submit(Request([1], max_tokens=3)) for _ in range(3)]
+    with pytest.raises(BusyError, match="3 requests wait"):
         shared.submit(Request([1]))
     for sequence in held:
         assert len(tokens(shared.outputs(sequence))) == 3
@@ -383,3 +388,20 @@ def test_a_long_prompt_does_not_stall_others(model: Model) -> None:
 def test_out_of_range(bad: Any, says: str) -> None:
     with pytest.raises(RequestError, match=says):
         bad()
+
+
+@settings(max_examples=25, deadline=None)
+@given(request=REQUESTS, own=st.booleans())
+def test_a_draft_model_changes_no_token(request: Request, own: bool, model: Model, other: Model) -> None:
+    """Neither the model itself, whose guesses are right, nor another one, whose guesses are not."""
+    drafting = Engine(model, VOCABULARY, (), EngineOptions(prefix_bytes=0), draft=model if own else other)
+    sequence = drafting.submit(request)
+    assert tokens(drafting.outputs(sequence)) == tokens(engine(model, ALONE).generate(request))
+
+
+def test_good_guesses_of_a_draft_model_are_accepted(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gptoss_mlx.engine.drafts.MARGIN", 0.0)
+    drafting = Engine(model, VOCABULARY, (), EngineOptions(prefix_bytes=0), draft=model)
+    sequence = drafting.submit(Request([1, 2, 3], SamplingParams(temperature=0), 60))
+    list(drafting.outputs(sequence))
+    assert sequence.figures.accepted_tokens == sequence.figures.drafted_tokens > 10
