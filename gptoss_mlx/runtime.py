@@ -135,9 +135,7 @@ class GptOss:
             options,
             fits,
             draft=None if draft is None else draft.model,
-            fingerprint=f"{identity(folder)} {kernels.describe()} {kernels.cache_dtype()} {model.exact}"
-            if kept
-            else "",
+            fingerprint=f"{identity(folder)} {kernels.describe()} {kernels.cache_kind()} {model.exact}" if kept else "",
         )
 
     @classmethod

@@ -150,7 +150,7 @@ def test_any_arguments_give_a_result(arguments: str) -> None:
         ([Place(1.5)], '[{"lat":1.5,"lon":0.0}]'),
         (Stop(place=Place(1)), '{"place":{"lat":1.0,"lon":0.0},"next":null}'),
         ({"p": Path("/x"), "u": Unit.FEET}, '{"p":"/x","u":"ft"}'),
-        ((i for i in range(2)), "[0,1]"),
+        pytest.param((i for i in range(2)), "[0,1]", id="generator"),
         (b"\xff", "b'\\xff'"),
         ("\udc80", "?"),
         (ToolResult("r", failed=True), "r"),
