@@ -21,6 +21,7 @@ OPTIONS = "--model demo --effort low"
 @pytest.fixture
 def shell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[InteractiveShell]:
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    monkeypatch.delenv("VIRTUAL_ENV", raising=False)  # of another environment, IPython warns
     config = Config()
     config.HistoryManager.enabled = False
     shell = InteractiveShell.instance(config=config)

@@ -8,7 +8,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gptoss_mlx.engine.sequence import number
@@ -119,6 +119,7 @@ def test_a_token_depends_on_the_seed_and_its_number_alone(seed: int, index: int)
     assert first.choose(logits, range(index), 0) == other.choose(logits, range(index + 3), 3)
 
 
+@settings(max_examples=15)
 @given(st.integers(0, 500), st.floats(0.01, 1), st.floats(0, 1), st.integers(0, 40))
 def test_filters_are_mlx_lms(seed: int, top_p: float, min_p: float, top_k: int) -> None:
     """The set of tokens that can come out, by either way of choosing."""

@@ -232,7 +232,7 @@ def test_ids_that_stand_for_nothing_are_never_allowed(tmp_path: Path) -> None:
 
 
 def test_a_vocabulary_is_built_once_and_keeps_its_grammars() -> None:
-    assert Vocabulary.of(DEMO) is VOCABULARY
+    assert Vocabulary.of(DEMO) is Vocabulary.of(DEMO)
     first = VOCABULARY.matcher(Grammar.regex("a+b"))
     first.accept(*DEMO.encode("a"))
     for i in range(CACHED_GRAMMARS + 1):
