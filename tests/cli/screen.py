@@ -58,6 +58,19 @@ class Screen:
             self._read()
         return self.text
 
+    def press(self, key: str, seen: str) -> str:
+        """Press a key, and once more every few seconds while nothing comes of it, as a person would; see `until`."""
+        pressed = -PATIENCE
+
+        def holds(text: str) -> bool:
+            nonlocal pressed
+            if seen not in text and time.monotonic() > pressed + 5:
+                self.program.send(key)
+                pressed = time.monotonic()
+            return seen in text
+
+        return self.until(holds)
+
     def type(self, text: str, seen: Callable[[str], bool] | str) -> str:
         """Type a text, and wait; see `until`."""
         self.program.send(text)

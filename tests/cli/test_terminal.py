@@ -87,7 +87,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_session(screens: Any, tmp_path: Pat
     (tmp_path / "slow_tools.py").write_text("import pathlib, time\n" + WEATHER.replace("return", wait))
     screen = screens("--tool", "slow_tools:get_weather", "--yes")
     screen.type("What is the weather in Oslo?\r", "BEGUN")
-    screen.type("\x03", "/retry asks again")
+    screen.press("\x03", "/retry asks again")
     (tmp_path / "go").touch()
     assert PARIS in screen.type("What is the capital of France?\r", "tokens/s")
     screen.type("half a quest\x03", lambda text: text.endswith("\n>"))
