@@ -35,6 +35,19 @@ def test_help_and_version() -> None:
         assert run(name, "--help").exit_code == 0
 
 
+def test_prompts_are_kept_and_drafts_change_nothing(tmp_path: Path) -> None:
+    question = ("--model", "demo", "--temp", "0", "What is the capital of France?")
+    plain = run("chat", *question)
+    assert "Paris" in plain.stdout
+    for more in (("--prompt-cache", str(tmp_path / "kept")), ("--draft", "demo")):
+        for _ in range(2):
+            assert run("chat", *more, *question).stdout == plain.stdout
+    assert len(list((tmp_path / "kept").glob("prompt-*.safetensors"))) == 1
+    failed = run("generate", "demo", "x", "--draft", str(tmp_path))
+    assert failed.exit_code == 1
+    assert len(failed.stderr.strip().splitlines()[-1:]) == 1
+
+
 def test_info(toy: str) -> None:
     table = run("info", toy).output
     assert "Hugging Face release" in table

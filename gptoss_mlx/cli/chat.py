@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from .app import OneLineErrors
-from .options import load_runtime, memory_options, sampling_options, sampling_params
+from .options import Loading, load_runtime, loading_options, sampling_options, sampling_params
 from .toolset import ToolOptions, open_tools, tool_options
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @click.option("--continue", "resume", is_flag=True, help="Go on with the newest session that was held at a terminal.")
 @click.option("--yes", is_flag=True, help="Run the model's calls without asking.")
 @tool_options
-@memory_options
+@loading_options
 @sampling_options
 @click.pass_context
 def chat(command: click.Context, /, question: str | None, yes: bool, **options: Any) -> None:
@@ -68,10 +68,10 @@ def _session(tools: list[ToolLike], options: dict[str, Any], given: set[str], *,
     store = SessionStore()
     file = store.newest() if options["resume"] else store.new() if kept else None
     saved = read_session(file) if options["resume"] and file is not None else None
-    sampling = sampling_params(options)
+    sampling, loading = sampling_params(options), Loading.taken(options)
 
     def load(name: str | None) -> GptOss:
-        return load_runtime(_find(name), options["context"], options["force"])
+        return load_runtime(_find(name), loading)
 
     model = options["model"] or (None if saved is None else saved.model)
     talk = load(model).session(

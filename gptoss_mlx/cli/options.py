@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from gptoss_mlx import GptOss, load, memory
+from gptoss_mlx.engine import EngineOptions
 from gptoss_mlx.sampling import SamplingParams
 
 from .progress import loading
@@ -38,6 +40,31 @@ MEMORY = (
     click.option("--force", is_flag=True, help="Load the model even if it does not fit."),
 )
 
+LOADING = (
+    *MEMORY,
+    click.option(
+        "--prompt-cache",
+        type=click.Path(file_okay=False, path_type=Path),
+        help="Keep what was read in this folder, for the next time.",
+    ),
+    click.option("--draft", metavar="MODEL", help="A smaller model of the same kind, to guess tokens ahead."),
+)
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How a command loads its model."""
+
+    context: int
+    force: bool
+    prompt_cache: Path | None
+    draft: str | None
+
+    @classmethod
+    def taken(cls, options: dict[str, Any]) -> Loading:
+        """Take these options out of a command's keyword arguments."""
+        return cls(**{field.name: options.pop(field.name) for field in fields(cls)})
+
 
 def sampling_options(command: F) -> F:
     """Add the sampling options to a command; it receives them as `sampling_params(**options)` wants them."""
@@ -53,22 +80,36 @@ def sampling_params(options: dict[str, Any]) -> SamplingParams:
 
 
 def memory_options(command: F) -> F:
-    """Add `--context` and `--force` to a command that loads a model with `load_runtime`."""
+    """Add `--context` and `--force` to a command."""
     for option in reversed(MEMORY):
         command = option(command)
     return command
 
 
-def load_runtime(folder: Path, context: int, force: bool) -> GptOss:
+def loading_options(command: F) -> F:
+    """Add the options of `Loading` to a command."""
+    for option in reversed(LOADING):
+        command = option(command)
+    return command
+
+
+def load_runtime(folder: Path, wanted: Loading) -> GptOss:
     """Load a model behind a progress bar; what is to be said about memory goes to standard error.
+
+    When the command ends, what was read is kept, if that is wanted.
 
     Raises:
         GptOssError: see `gptoss_mlx.load`.
     """
-    verdict = memory.check_folder(folder, context)
-    if not force:
+    verdict = memory.check_folder(folder, wanted.context)
+    if not wanted.force:
         verdict.require()
     if verdict.note:
         click.echo(f"warning: {verdict.note}", err=True)
+    options = EngineOptions(prompt_cache=wanted.prompt_cache)
     with loading() as progress:
-        return load(folder, context=context, force=force, progress=progress)
+        runtime = load(
+            folder, context=wanted.context, force=wanted.force, options=options, draft=wanted.draft, progress=progress
+        )
+    click.get_current_context().call_on_close(runtime.engine.save)
+    return runtime
