@@ -156,8 +156,8 @@ def exact() -> bool:
 def exactly(wanted: bool = True) -> Iterator[None]:
     """Build operations that stay in float32 (or need not) inside a `with` block.
 
-    Else native kernels round the activations of prompts of 16 tokens or more to 16 bits with a scale per group, an
-    error of about 2e-5 of a product, and GPTOSS_CACHE may choose what keys and values are kept in. GPTOSS_EXACT=1
+    Else native kernels round the activations of prompts (see `rounding`) to 16 bits with a scale per group, an error
+    of about 2e-5 of a product, and GPTOSS_CACHE may choose what keys and values are kept in. GPTOSS_EXACT=1
     sets the default.
     """
     token = _exact.set(wanted)
