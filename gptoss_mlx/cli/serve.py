@@ -72,7 +72,7 @@ def serve(
     mcp: Path | None,
     log_content: bool,
 ) -> None:
-    """Serve MODEL (path, alias or hub id; else the newest here, else demo) over HTTP, OpenAI's way.
+    """Serve MODEL (path, alias or hub id; else the newest here, else demo) over HTTP, OpenAI's way, and a chat at /.
 
     Clients name the model as it is named here; no other name leads anywhere.
     """

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 
 from gptoss_mlx import __version__
 
-from . import chat, completions, messages, models, operation, responses, tokens
+from . import chat, completions, messages, models, operation, page, responses, tokens
 from .backend import Backend
 from .errors import ErrorShape, openai_shape
 from .guard import Guard
@@ -39,6 +39,7 @@ INTERFACES = (
     Interface(tokens.router),
     Interface(operation.router),
     Interface(responses.router),
+    Interface(page.router),
     Interface(messages.router, messages.PATH, messages.anthropic_shape),
 )
 

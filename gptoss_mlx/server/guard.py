@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+import re
 import secrets
 import time
 from collections.abc import Callable
@@ -14,13 +15,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .errors import CLIENT_GONE, ApiError, ErrorShape, to_api_error
 from .logs import log
 from .metrics import Metrics
+from .page import ASSETS
 from .settings import Settings
 from .wire import Json
 
-OPEN_PATHS = ("/health",)
+OPEN_PATHS = {"/health", *ASSETS}
 """What needs no key."""
 MOST_DIGITS = 18
 """Of a length that is worth reading."""
+_UNRENAMED = re.compile(r"(?:localhost|[\d.]+|\[[\da-f:.]+\])(?::\d+)?", re.IGNORECASE)
+"""A host that nobody can let lead here: an address, or this machine itself."""
 
 
 class Guard:
@@ -58,9 +62,20 @@ class Guard:
 
     def _check_origin(self, scope: Scope) -> None:
         """Refuse web pages that the operator has not named: one that is open in a browser here could ask as well."""
-        origin = Headers(scope=scope).get("origin")
-        if origin is not None and not {origin, "*"} & set(self._settings.cors):
-            raise ApiError(403, f"origin: web pages of {origin[:80]} may not ask; --cors lets them", code="origin")
+        headers = Headers(scope=scope)
+        origin = headers.get("origin")
+        if origin is None or {origin, "*"} & set(self._settings.cors) or self._is_own(origin, headers.get("host", "")):
+            return
+        raise ApiError(403, f"origin: web pages of {origin[:80]} may not ask; --cors lets them", code="origin")
+
+    def _is_own(self, origin: str, host: str) -> bool:
+        """Whether it is this server's page that asks.
+
+        Whoever owns a name may let it lead here and so make a page of theirs look like one of ours; such a page has no
+        key, so names count where there is one.
+        """
+        _, _, place = origin.partition("://")
+        return place == host != "" and (self._settings.api_key is not None or bool(_UNRENAMED.fullmatch(host)))
 
     def _check_key(self, scope: Scope) -> None:
         expected, path = self._settings.api_key, scope["path"]

@@ -56,7 +56,8 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         for each in sockets or ():
             host, port = each.getsockname()[:2]
-            log("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}/v1")
+            page = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+            log("listening", url=f"{page}v1", page=page)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -1,0 +1,41 @@
+/** Small helpers over the DOM. Text becomes text nodes and nothing else; no helper parses HTML. */
+
+/** An element. Properties with a dash in their name become attributes. */
+export function el(tag, properties = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (name.includes("-")) element.setAttribute(name, value);
+    else element[name] = value;
+  }
+  element.append(...children);
+  return element;
+}
+
+/** A button that looks like text. */
+export function quietButton(label, act) {
+  const button = el("button", { type: "button", className: "quiet" }, label);
+  button.addEventListener("click", act);
+  return button;
+}
+
+/** A button that copies what `text()` returns when it is pressed. */
+export function copyButton(text) {
+  const button = quietButton("Copy", async () => {
+    button.textContent = (await copy(text())) ? "Copied" : "Cannot copy";
+    setTimeout(() => (button.textContent = "Copy"), 1500);
+  });
+  return button;
+}
+
+/** Whether the text is in the clipboard now. Browsers give pages of other machines without TLS only the old way. */
+async function copy(text) {
+  if (navigator.clipboard) return navigator.clipboard.writeText(text).then(() => true, () => false);
+  const focused = document.activeElement;
+  const area = el("textarea", { value: text, className: "unseen" });
+  document.body.append(area);
+  area.select();
+  const copied = document.execCommand("copy");
+  area.remove();
+  focused?.focus();
+  return copied;
+}
