@@ -93,7 +93,7 @@ def test_bodies_that_are_no_request(content: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "status"), [("GET", CHAT, 405), ("GET", "/nowhere", 404), ("POST", "/", 404)]
+    ("method", "path", "status"), [("GET", CHAT, 405), ("GET", "/nowhere", 404), ("POST", "/", 405)]
 )
 def test_paths_that_lead_nowhere(method: str, path: str, status: int) -> None:
     response = send(method, path)
@@ -123,6 +123,28 @@ def test_web_pages_may_ask_only_where_the_operator_says_so() -> None:
     assert (refused.status_code, "access-control-allow-origin" in refused.headers) == (401, True)
     other = send("OPTIONS", CHAT, allowed, headers={**page, "Origin": "https://b.example"})
     assert "access-control-allow-origin" not in other.headers
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "without_key", "with_key"),
+    [
+        ("127.0.0.1:8000", "http://127.0.0.1:8000", 200, 200),
+        ("localhost:8000", "http://localhost:8000", 200, 200),
+        ("[::1]:8000", "http://[::1]:8000", 200, 200),
+        ("192.168.1.5", "https://192.168.1.5", 200, 200),
+        ("127.0.0.1:8000", "http://127.0.0.1:8001", 403, 403),
+        ("127.0.0.1:8000", "http://localhost:8000", 403, 403),
+        ("rebound.example:8000", "http://rebound.example:8000", 403, 200),
+        ("localhost.rebound.example", "http://localhost.rebound.example", 403, 200),
+        ("1.2.3.4.rebound.example", "http://1.2.3.4.rebound.example", 403, 200),
+        ("", "http://", 403, 403),
+        ("null", "null", 403, 403),
+    ],
+)
+def test_the_server_s_own_page_may_ask(host: str, origin: str, without_key: int, with_key: int) -> None:
+    headers = {"Host": host, "Origin": origin, "x-api-key": "s3cret"}
+    assert send("POST", CHAT, json=BODY, headers=headers).status_code == without_key
+    assert send("POST", CHAT, KEY, json=BODY, headers=headers).status_code == with_key
 
 
 @pytest.mark.parametrize("content", [False, True])

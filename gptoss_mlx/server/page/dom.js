@@ -1,13 +1,13 @@
 /** Small helpers over the DOM. Text becomes text nodes and nothing else; no helper parses HTML. */
 
-/** An element. Properties with a dash in their name become attributes. */
+/** An element. Properties with a dash in their name become attributes; children are nodes, texts, or lists of them. */
 export function el(tag, properties = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
     if (name.includes("-")) element.setAttribute(name, value);
     else element[name] = value;
   }
-  element.append(...children);
+  for (const child of children.flat()) element.append(child);
   return element;
 }
 

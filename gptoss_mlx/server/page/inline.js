@@ -54,7 +54,7 @@ function add(nest, token, code, linked) {
 function link(target, label, source) {
   if (!/^https?:\/\//i.test(target) || !URL.canParse(target)) return source;
   const nodes = label ? inline(label, false) : [target];
-  return el("a", { href: target, target: "_blank", rel: "noopener noreferrer" }, ...nodes);
+  return el("a", { href: target, target: "_blank", rel: "noopener noreferrer" }, nodes);
 }
 
 /** A run of `*`, `_` or `~~`: it closes what it can, and opens with the rest. */
@@ -92,7 +92,7 @@ class Nest {
       if (!left || found < 1) return left;
       this.#flatten(found);
       const { mark, nodes } = this.#levels.pop();
-      this.add(el(TAGS[mark], {}, ...nodes));
+      this.add(el(TAGS[mark], {}, nodes));
       left = left.slice(mark.length);
     }
   }
@@ -106,7 +106,7 @@ class Nest {
   #flatten(level) {
     while (this.#levels.length > level + 1) {
       const { mark, nodes } = this.#levels.pop();
-      this.#levels.at(-1).nodes.push(mark, ...nodes);
+      for (const node of [mark, ...nodes]) this.add(node);
     }
   }
 }

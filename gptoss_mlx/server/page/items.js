@@ -64,7 +64,7 @@ function withSources(item, sources) {
 
 function sourceList(sources) {
   const entries = sources.map((source) => el("li", {}, linkTo(source)));
-  return el("ol", { className: "sources", "aria-label": "Sources" }, ...entries);
+  return el("ol", { className: "sources", "aria-label": "Sources" }, entries);
 }
 
 function linkTo({ url, title }) {

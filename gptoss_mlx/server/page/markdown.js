@@ -24,7 +24,7 @@ export class Markdown {
     const changed = blocks.findIndex(({ source }, position) => source !== this.#sources[position]);
     const same = changed < 0 ? blocks.length : changed;
     while (this.element.childNodes.length > same) this.element.lastChild.remove();
-    this.element.append(...blocks.slice(same).map(({ build }) => build(0)));
+    for (const { build } of blocks.slice(same)) this.element.append(build(0));
     this.#sources = blocks.map(({ source }) => source);
   }
 }
@@ -45,7 +45,7 @@ function* split(lines) {
 /** Fill an element with the blocks of some lines; too deep down they stay text. */
 function fill(element, lines, depth) {
   if (depth > DEEPEST) element.append(lines.join("\n"));
-  else element.append(...[...split(lines)].map(({ build }) => build(depth)));
+  else for (const { build } of split(lines)) element.append(build(depth));
   return element;
 }
 
@@ -63,7 +63,7 @@ function recognize(lines, start) {
 function paragraph(lines, start) {
   let end = start + 1;
   while (end < lines.length && !isBlank(lines[end]) && !interrupts(lines, end)) end += 1;
-  return { end, build: () => el("p", {}, ...inline(lines.slice(start, end).join("\n").trim())) };
+  return { end, build: () => el("p", {}, inline(lines.slice(start, end).join("\n").trim())) };
 }
 
 /** Whether a block begins in the middle of a paragraph; a number other than 1 there is the end of a sentence. */
@@ -96,7 +96,7 @@ function heading(lines, start) {
   if (!found) return null;
   const [, marks, text = ""] = found;
   const tag = `h${Math.min(6, marks.length + 2)}`;
-  return { end: start + 1, build: () => el(tag, {}, ...inline(text.replace(/(^|\s)#+\s*$/, "").trim())) };
+  return { end: start + 1, build: () => el(tag, {}, inline(text.replace(/(^|\s)#+\s*$/, "").trim())) };
 }
 
 function rule(lines, start) {
@@ -159,7 +159,7 @@ function listOf(items, ordered, number, depth) {
   const isTight = !items.some((lines) => lines.some(isBlank));
   const element = el(ordered ? "ol" : "ul", { className: isTight ? "tight" : "" });
   if (ordered && number !== 1) element.start = number;
-  element.append(...items.map((lines) => fill(el("li"), lines, depth + 1)));
+  for (const lines of items) element.append(fill(el("li"), lines, depth + 1));
   return element;
 }
 
@@ -195,8 +195,8 @@ const alignment = (mark) => (mark.endsWith(":") ? (mark.startsWith(":") ? "cente
 
 function tableOf(head, alignments, rows) {
   const row = (tag, texts) =>
-    el("tr", {}, ...alignments.map((name, i) => el(tag, { className: name }, ...inline(texts[i] ?? ""))));
-  const body = el("tbody", {}, ...rows.map((texts) => row("td", texts)));
+    el("tr", {}, alignments.map((name, i) => el(tag, { className: name }, inline(texts[i] ?? ""))));
+  const body = el("tbody", {}, rows.map((texts) => row("td", texts)));
   const element = el("table", {}, el("thead", {}, row("th", head)), body);
   return el("div", { className: "wide", tabIndex: 0, role: "region", "aria-label": "Table" }, element);
 }

@@ -61,7 +61,7 @@ export class TurnView {
     const answer = answerOf(this.turn);
     const buttons = answer ? [copyButton(() => answer)] : [];
     if (isLast) buttons.push(this.#retryButton(), quietButton("Edit", this.#actions.edit));
-    return el("div", { className: "actions" }, ...buttons);
+    return el("div", { className: "actions" }, buttons);
   }
 
   /** A button that waits as long as the server has asked for. */
