@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -20,6 +20,9 @@ import vocabulary
 from gptoss_mlx import kernels
 from gptoss_mlx.convert import convert, synthesize
 from gptoss_mlx.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from browsing import Browser
 
 mx.set_default_device(mx.Device(mx.cpu))  # float32 there; a GPU's bfloat16 would say nothing about a formula
 
@@ -104,3 +107,12 @@ def demo(demo_url: str) -> Iterator[httpx.Client]:
     """A client of that server."""
     with httpx.Client(base_url=demo_url, timeout=60) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A headless browser; for tests in server/."""
+    from browsing import chromium
+
+    with chromium(tmp_path_factory.mktemp("profile")) as browser:
+        yield browser

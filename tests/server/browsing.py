@@ -57,12 +57,9 @@ class Browser:
         driver.set_script_timeout(PATIENCE)
 
     def open(self, url: str, width: int = 1200, scheme: str = "light") -> None:
-        """Open the page for the first time, as far as it can tell."""
-        self.driver.execute_cdp_cmd("Storage.clearDataForOrigin", {"origin": url, "storageTypes": "all"})
+        """Open the page. Every server of a test has a port of its own, so nothing is kept from earlier ones."""
         self.resize(width)
         self.prefer(scheme)
-        self.driver.get(url)
-        self.run("sessionStorage.clear()")
         self.driver.get(url)
         self.ready()
 
@@ -121,4 +118,5 @@ class Browser:
 
     def complaints(self) -> list[str]:
         """What the console has since the last time: errors, and what the policy refused."""
-        return [str(entry["message"]) for entry in self.driver.get_log("browser")]
+        entries: list[dict[str, Any]] = self.driver.execute("getLog", {"type": "browser"})["value"]
+        return [str(entry["message"]) for entry in entries]

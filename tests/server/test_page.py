@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from browsing import Browser, chromium
+from browsing import Browser
 from playback import Play, PlaybackBackend, called, play, said
 from selenium.webdriver.common.keys import Keys
 from serving import served, talk
@@ -60,7 +60,7 @@ def endless() -> PlaybackBackend:
     return PlaybackBackend(Play(parts, waits=asyncio.Event()))
 
 
-def get(path: str, settings: Settings | None = None, **headers: str) -> httpx.Response:
+def get(path: str, headers: dict[str, str] | None = None, settings: Settings | None = None) -> httpx.Response:
     return talk(backend(), lambda client: client.get(path, headers=headers), settings)
 
 
@@ -69,7 +69,7 @@ def get(path: str, settings: Settings | None = None, **headers: str) -> httpx.Re
 
 @pytest.mark.parametrize("path", ASSETS)
 def test_files_come_with_their_type_and_a_strict_policy_and_need_no_key(path: str) -> None:
-    response = get(path, KEY)
+    response = get(path, settings=KEY)
     kinds = {"": "text/html", "html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
     assert response.status_code == 200
     assert response.headers["content-type"].split(";")[0] == kinds[path.rpartition("/")[2].rpartition(".")[2]]
@@ -82,17 +82,17 @@ def test_files_come_with_their_type_and_a_strict_policy_and_need_no_key(path: st
 
 
 def test_the_page_s_questions_need_the_key() -> None:
-    assert get("/page/tools", KEY).status_code == 401
-    assert get("/page/tools", KEY, Authorization="Bearer s3cret").json() == {"object": "list", "data": []}
+    assert get("/page/tools", settings=KEY).status_code == 401
+    assert get("/page/tools", {"Authorization": "Bearer s3cret"}, KEY).json() == {"object": "list", "data": []}
     assert get("/page/nothing.js").status_code == 404
 
 
 def test_files_that_a_browser_has_are_not_sent_again() -> None:
     first = get("/page/main.js")
     assert first.headers["cache-control"] == "no-cache"
-    again = get("/page/main.js", **{"If-None-Match": f'W/"other", {first.headers["etag"]}'})
+    again = get("/page/main.js", {"If-None-Match": f'W/"other", {first.headers["etag"]}'})
     assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", first.headers["etag"])
-    assert get("/page/main.js", **{"If-None-Match": '"other"'}).status_code == 200
+    assert get("/page/main.js", {"If-None-Match": '"other"'}).status_code == 200
     assert len({asset.etag for asset in ASSETS.values()}) == len(ASSETS)
 
 
@@ -121,12 +121,6 @@ def test_the_page_is_told_which_tools_run_here(tmp_path: Path) -> None:
 
 
 # In a browser
-
-
-@pytest.fixture(scope="module")
-def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with chromium(tmp_path_factory.mktemp("profile")) as browser:
-        yield browser
 
 
 @pytest.fixture
@@ -324,7 +318,8 @@ def test_what_is_said_is_never_markup(browser: Browser, serve: Serve) -> None:
     browser.open(serve(played, None, Responses(built_ins=BuiltIns(python=Notebook))))
     shown = browser.answer(HOSTILE.replace("\n", " "))
     assert browser.all("#turns :is(img, script, svg, iframe, [onerror], [onload], [onmouseover])") == []
-    assert [link.get_attribute("href") for link in browser.all("#turns a")] == ["https://a.example/x.png"]
+    links = [str(link.get_attribute("href")) for link in browser.all("#turns a")]
+    assert links == ["https://a.example/?q=%22onmouseover=window.hurt=1", "https://a.example/x.png"]
     assert {link.get_attribute("rel") for link in browser.all("#turns a")} == {"noopener noreferrer"}
     assert "[one](javascript:window.hurt=1)" in shown
     browser.driver.refresh()
@@ -390,82 +385,3 @@ def test_one_of_several_models_is_chosen(browser: Browser) -> None:
         browser.one("#model").send_keys("other")
         browser.answer("Hello")
     assert (len(first.requests), len(second.requests)) == (0, 1)
-
-
-# Markdown
-
-MARKDOWN = [
-    ("One\ntwo\n\nthree", "<p>One\ntwo</p><p>three</p>"),
-    ("a **b *c* d** _e_ ~~f~~", "<p>a <strong>b <em>c</em> d</strong> <em>e</em> <del>f</del></p>"),
-    ("***a*** snake_case_name 2 * 3 * 4", "<p><strong><em>a</em></strong> snake_case_name 2 * 3 * 4</p>"),
-    ("**open *and", "<p>**open *and</p>"),
-    (r"\*a\* `b*c*` ``d`e``", "<p>*a* <code>b*c*</code> <code>d`e</code></p>"),
-    ("a  \nb<br>c", "<p>a  <br>b<br>c</p>"),
-    ("# A\n### B ###", "<h3>A</h3><h5>B</h5>"),
-    ("a\n\n---\n\n* * *", "<p>a</p><hr><hr>"),
-    ("> a\n> > b", "<blockquote><p>a</p><blockquote><p>b</p></blockquote></blockquote>"),
-    ("- a\n- b", '<ul class="tight"><li><p>a</p></li><li><p>b</p></li></ul>'),
-    ("A:\n- b\n  - c\n", '<p>A:</p><ul class="tight"><li><p>b</p><ul class="tight"><li><p>c</p></li></ul></li></ul>'),
-    ("3. a\n\n   b\n4. c", '<ol class="" start="3"><li><p>a</p><p>b</p></li><li><p>c</p></li></ol>'),
-    ("It was in\n1984. Then", "<p>It was in\n1984. Then</p>"),
-    ("|a|b|\n|-|-:|\n|c\\|d|`e`|", '<thead><tr><th class="start">a</th><th class="end">b</th></tr></thead>'
-     '<tbody><tr><td class="start">c|d</td><td class="end"><code>e</code></td></tr></tbody>'),
-    ("```py\nx = 1\n\n- y", '<pre tabindex="0"><code>x = 1\n\n- y</code></pre>'),
-    ("1. a\n   ```\n     b\n   ```", '<pre tabindex="0"><code>  b</code></pre>'),
-]  # fmt: skip
-SHOW = """
-const [text, done] = arguments;
-import("/page/markdown.js").then(({ Markdown }) => {
-  const element = document.createElement("div");
-  new Markdown(element).show(text);
-  done(element.innerHTML);
-}).catch((error) => done(String(error)));
-"""
-GROW = """
-const [text, done] = arguments;
-import("/page/markdown.js").then(({ Markdown }) => {
-  const [grown, whole] = [document.createElement("div"), document.createElement("div")];
-  const markdown = new Markdown(grown);
-  for (let end = 0; end <= text.length; end += 1) markdown.show(text.slice(0, end));
-  new Markdown(whole).show(text);
-  done(grown.innerHTML === whole.innerHTML);
-}).catch(() => done(false));
-"""
-
-
-def test_markdown_becomes_elements(browser: Browser, serve: Serve) -> None:
-    browser.open(serve(backend()))
-    for text, expected in MARKDOWN:
-        html = browser.driver.execute_async_script(SHOW, text)
-        assert expected in html if expected.startswith(("<thead", "<pre")) else expected == html, text
-
-
-def test_links_lead_to_the_web_alone(browser: Browser, serve: Serve) -> None:
-    browser.open(serve(backend()))
-    opening = '<a href="https://a.example/b_c" target="_blank" rel="noopener noreferrer">'
-    for text, inner in [
-        ("[x **y**](https://a.example/b_c)", "x <strong>y</strong>"),
-        ("see https://a.example/b_c.", "https://a.example/b_c"),
-        ("<https://a.example/b_c>", "https://a.example/b_c"),
-    ]:
-        assert f"{opening}{inner}</a>" in browser.driver.execute_async_script(SHOW, text)
-    for text in ("[x](javascript:alert(1))", "[x](//a.example)", "[x](/a)", "[x](https://)", "[x](JaVaScRiPt:a)"):
-        assert browser.driver.execute_async_script(SHOW, text) == f"<p>{text}</p>"
-
-
-def test_a_text_that_grows_ends_as_if_it_had_come_at_once(browser: Browser, serve: Serve) -> None:
-    browser.open(serve(backend()))
-    for text in [*(text for text, _ in MARKDOWN), "\n\n".join(text for text, _ in MARKDOWN), HOSTILE]:
-        assert browser.driver.execute_async_script(GROW, text), text
-
-
-PIECES = ["*a ", "**a* ", "a*", "_a*b~~", "[", "[a](", "[a](b ", "[a](https://a.example/(", "<https://a", "http://.",
-          "`", "` `` ", "```\n", "```a`\n", "> ", ">", "- ", "- a\n", "1. a\n\n", "# ", "| ", "|\n", "a|b\n",
-          " ", " \n", "\\", "\t"]  # fmt: skip
-
-
-def test_no_text_hangs_the_page(browser: Browser, serve: Serve) -> None:
-    """Were time quadratic in anything here, or depth without bounds, scripts would be ended or fail."""
-    browser.open(serve(backend()))
-    for piece in PIECES:
-        assert browser.driver.execute_async_script(SHOW, piece * 20_000).startswith("<"), piece
