@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from fnmatch import fnmatch
 from pathlib import Path
 
 import httpx
@@ -25,7 +27,7 @@ from gptoss_mlx.server.page import ASSETS
 from gptoss_mlx.server.responses import Responses
 from gptoss_mlx.server.settings import Settings
 from gptoss_mlx.tools import RunnableTool, ToolResult
-from gptoss_mlx.tools.browser import LocalFolder
+from gptoss_mlx.tools.browser import BrowserTool, LocalFolder
 
 Serve = Callable[..., str]
 KEY = Settings(api_key="s3cret")
@@ -112,6 +114,15 @@ def test_every_file_that_is_named_is_there() -> None:
     assert named == set(ASSETS) - {"/"}
 
 
+def test_every_file_is_packaged() -> None:
+    root = Path(__file__).parents[2]
+    [excluded] = re.findall(r"^wheel\.exclude = \[(.*)\]$", (root / "pyproject.toml").read_text(), re.MULTILINE)
+    ignored = (root / ".gitignore").read_text().split()
+    for pattern in [*re.findall(r'"(.*?)"', excluded), *ignored]:
+        for path in ASSETS:
+            assert not fnmatch(path, pattern.replace("**/", "*")), pattern
+
+
 def test_the_page_is_told_which_tools_run_here(tmp_path: Path) -> None:
     built_ins = BuiltIns(browser=browsers(LocalFolder(tmp_path)), python=Notebook)
     with served({"played": backend()}, kept=Responses(built_ins=built_ins)) as url:
@@ -192,9 +203,11 @@ def test_what_is_chosen_is_asked_and_kept(browser: Browser, serve: Serve) -> Non
     assert (first.effort, second.effort) == ("medium", "high")
     assert (first.instructions, second.instructions) == (None, "Be brief.")
     assert texts(second) == ["One?", "So.", "Two?"]
+    browser.answer("Three?")
     browser.driver.refresh()
     browser.ready()
-    assert [each.text for each in browser.all(".question")] == ["One?", "Two?"]
+    assert [each.text for each in browser.all(".question")] == ["One?", "Two?", "Three?"]
+    assert [each.text for each in browser.all(".said")] == ["So."] * 3
     assert browser.one(".effort :checked").get_attribute("value") == "high"
     browser.click("New chat")
     assert browser.all("article") == []
@@ -245,6 +258,18 @@ def test_calls_of_tools_are_panels(browser: Browser, serve: Serve, tmp_path: Pat
     browser.one("#instructions").send_keys(Keys.ESCAPE)
     browser.answer("And without?")
     assert [len(request.built_in) for request in played.requests] == [2, 2, 0]
+
+
+def test_sources_are_listed_and_linked(browser: Browser, serve: Serve, tmp_path: Path) -> None:
+    (tmp_path / "tides.md").write_text("# Tides\n\nHigh at noon.\n")
+    tool = BrowserTool(LocalFolder(tmp_path))
+    for call, arguments in (("search", {"query": "tides"}), ("open", {"id": 0, "cursor": 0})):
+        asyncio.run(tool.run(f"browser.{call}", json.dumps(arguments)))
+    played = backend(play(said("final", "\N{WATER WAVE} At **noon**【1†L2】, they say.")))
+    browser.open(serve(played, None, Responses(built_ins=BuiltIns(browser=lambda: tool))))
+    browser.answer("When?")
+    assert browser.one(".said p").text == "\N{WATER WAVE} At noon[1], they say."
+    assert browser.one(".sources").text == "Tides"
 
 
 def test_light_and_dark(browser: Browser, serve: Serve, artifacts: Path) -> None:

@@ -23,7 +23,7 @@ export class Chat {
     this.#options = options;
     this.#views = loadTurns().map((turn) => this.#viewOf(interrupted(turn)));
     element.append(...this.#views.map((view) => view.element));
-    this.#show();
+    this.#show(this.#views);
   }
 
   get isRunning() {
@@ -72,7 +72,11 @@ export class Chat {
   }
 
   #viewOf(turn) {
-    return new TurnView(turn, { retry: () => this.retry(), edit: () => this.#options.edit(turn.question) });
+    const retry = () => {
+      this.retry();
+      this.#views.at(-1).element.focus({ preventScroll: true }); // the button that was pressed is gone
+    };
+    return new TurnView(turn, { retry, edit: () => this.#options.edit(turn.question) });
   }
 
   async #answer(turn) {
@@ -92,7 +96,7 @@ export class Chat {
     const reply = new Reply(turn);
     for await (const event of respond({ ...this.#options.request(), input: inputOf(this.#turns) }, signal)) {
       reply.push(event);
-      this.#frame ||= requestAnimationFrame(() => this.#show());
+      this.#frame ||= requestAnimationFrame(() => this.#show(this.#views.slice(-1)));
     }
     if (turn.state === "running") throw new Refusal("The connection ended before the answer did.");
   }
@@ -107,18 +111,18 @@ export class Chat {
   }
 
   #changed() {
-    this.#show();
+    this.#show(this.#views);
     this.save();
     this.#options.changed();
   }
 
-  /** Show what has changed, and stay at the end if that is where the reader is. */
-  #show() {
+  /** Show some turns as they are now, and stay at the end if that is where the reader is. */
+  #show(views) {
     cancelAnimationFrame(this.#frame);
     this.#frame = 0;
     const page = document.documentElement;
     const isAtEnd = page.scrollHeight - page.clientHeight - page.scrollTop < 48;
-    for (const view of this.#views.slice(-2)) view.show(view === this.#views.at(-1));
+    for (const view of views) view.show(view === this.#views.at(-1));
     if (isAtEnd) page.scrollTop = page.scrollHeight;
   }
 }

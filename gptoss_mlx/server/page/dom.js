@@ -11,6 +11,14 @@ export function el(tag, properties = {}, ...children) {
   return element;
 }
 
+/** Whether an address is one of the web; links lead nowhere else. */
+export const isWeb = (url) => /^https?:\/\//i.test(url) && URL.canParse(url);
+
+/** A link to an address of the web. */
+export function webLink(url, ...children) {
+  return el("a", { href: url, target: "_blank", rel: "noopener noreferrer" }, ...children);
+}
+
 /** A button that looks like text. */
 export function quietButton(label, act) {
   const button = el("button", { type: "button", className: "quiet" }, label);

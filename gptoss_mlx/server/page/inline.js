@@ -5,7 +5,7 @@
  * https only, anything else stays as it was written.
  */
 
-import { el } from "./dom.js";
+import { el, isWeb, webLink } from "./dom.js";
 
 const TAGS = { "**": "strong", __: "strong", "*": "em", _: "em", "~~": "del" };
 const DEEPEST = 16;
@@ -52,9 +52,8 @@ function add(nest, token, code, linked) {
 }
 
 function link(target, label, source) {
-  if (!/^https?:\/\//i.test(target) || !URL.canParse(target)) return source;
-  const nodes = label ? inline(label, false) : [target];
-  return el("a", { href: target, target: "_blank", rel: "noopener noreferrer" }, nodes);
+  if (!isWeb(target)) return source;
+  return webLink(target, label ? inline(label, false) : target);
 }
 
 /** A run of `*`, `_` or `~~`: it closes what it can, and opens with the rest. */

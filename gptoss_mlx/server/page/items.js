@@ -1,6 +1,6 @@
 /** How the items of a reply are shown: thoughts, calls of tools, and what is said. */
 
-import { el } from "./dom.js";
+import { el, isWeb, webLink } from "./dom.js";
 import { codeBlock, Markdown } from "./markdown.js";
 import { textOf } from "./reply.js";
 
@@ -32,15 +32,15 @@ class Thoughts {
 }
 
 class Said {
-  element = el("div", { className: "said" });
-  #text = el("div", { className: "text" });
-  #markdown = new Markdown(this.#text);
+  element = el("div", { className: "said" }, el("div", { className: "text" }));
+  #markdown = new Markdown(this.element.firstChild);
 
   show(item) {
     const sources = sourcesOf(item);
     this.#markdown.show(sources.length ? withSources(item, sources) : textOf(item));
     this.element.classList.toggle("preamble", item.phase === "commentary");
-    this.element.replaceChildren(this.#text, ...(sources.length ? [sourceList(sources)] : []));
+    const isListed = this.element.children.length > 1;
+    if (sources.length && !isListed) this.element.append(sourceList(sources));
   }
 }
 
@@ -57,19 +57,14 @@ function withSources(item, sources) {
   const points = [...textOf(item)];
   for (const { url, start_index: start, end_index: end } of notesOf(item).reverse()) {
     const number = `[${sources.findIndex((source) => source.url === url) + 1}]`;
-    points.splice(start, end - start, URL.canParse(url) ? `[${number}](<${url}>)` : number);
+    points.splice(start, end - start, isWeb(url) ? `[${number}](<${url}>)` : number);
   }
   return points.join("");
 }
 
 function sourceList(sources) {
-  const entries = sources.map((source) => el("li", {}, linkTo(source)));
+  const entries = sources.map(({ url, title }) => el("li", {}, isWeb(url) ? webLink(url, title) : title));
   return el("ol", { className: "sources", "aria-label": "Sources" }, entries);
-}
-
-function linkTo({ url, title }) {
-  if (!/^https?:\/\//i.test(url)) return title;
-  return el("a", { href: url, target: "_blank", rel: "noopener noreferrer" }, title);
 }
 
 class Search {

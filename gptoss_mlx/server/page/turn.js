@@ -20,7 +20,7 @@ export class TurnView {
     this.turn = turn;
     this.#actions = actions;
     const question = el("h2", { className: "question" }, turn.question);
-    this.element = el("article", {}, question, this.#items, this.#foot);
+    this.element = el("article", { tabIndex: -1 }, question, this.#items, this.#foot);
   }
 
   /** Show the turn as it is now. */
