@@ -55,7 +55,15 @@ inline void arrange_queries(const Rows& rows, int64_t first, int64_t wide, float
 struct Block {
     Source keys, values;
     int64_t wide;  // width in whole tiles of results
+    bool asks;     // for memory ahead: the first tile does it for all
 };
+
+// Bring vectors [first, last) of a source to the second-level cache. Hardware that looks ahead stops at each page, and
+// keys and values change places too often for it.
+inline void ask_for(const Source& source, int64_t first, int64_t last) {
+    for (int64_t at = first * source.stride; at < last * source.stride; at += 64)
+        __builtin_prefetch(source.data + at, 0, 2);
+}
 
 // scores[(key - first) * 8 + row], from an even key on; a last key without a partner is computed twice.
 template <Format format>
@@ -63,6 +71,10 @@ template <Format format>
                                          float* scores) {
     constexpr int kSums = kHeads * kKeys;
     for (int64_t j = first; j < last; j += kKeys, scores += kSums) {
+        if (block.asks) {  // the next block's keys, and the values that come next
+            ask_for(block.keys, j + kBlock, j + kBlock + kKeys);
+            ask_for(block.values, j, j + kKeys);
+        }
         Reader<format> keys[kKeys];
         for (int c = 0; c < kKeys; ++c) keys[c] = Reader<format>(block.keys, j + c < last ? j + c : last - 1);
         F dots[kSums];
@@ -196,8 +208,8 @@ struct Tiles {
 };
 
 template <Format format>
-inline void attend_tiles(const Block& block, const Tiles& tiles, int64_t start, int64_t end) {
-    for (int64_t t = 0; t < tiles.count; ++t)
+inline void attend_tiles(Block block, const Tiles& tiles, int64_t start, int64_t end) {
+    for (int64_t t = 0; t < tiles.count; ++t, block.asks = false)
         attend_block<format>(block, tiles.queries + t * kHeads * block.wide, tiles.sights + t * kHeads, start, end,
                              tiles.scores, tiles.results + t * (kResults + kHeads * block.wide));
 }
@@ -231,7 +243,7 @@ inline void attend_blocks(const Rows& rows, const Tiles& tiles, int64_t first, i
             keys = widened(keys, rows.keys, count, rows.width, wide, space);
             values = widened(values, rows.values, count, rows.width, wide, space + kBlock * wide);
         }
-        attend_tiles(direct ? format : Format::kFloat32, Block{keys, values, wide}, tiles, start, end);
+        attend_tiles(direct ? format : Format::kFloat32, Block{keys, values, wide, direct}, tiles, start, end);
     }
 }
 
