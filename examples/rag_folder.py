@@ -13,7 +13,8 @@ import asyncio
 from collections.abc import Sequence
 
 import gptoss_mlx
-from gptoss_mlx.tools.browser import BrowserTool, LocalFolder, with_footnotes
+from gptoss_mlx.tools import with_footnotes
+from gptoss_mlx.tools.browser import BrowserTool, LocalFolder
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -28,13 +29,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for result in asyncio.run(folder.search(options.question, topn=3)):
         print(f"found: {result.title} ({result.url})")
 
-    browser = BrowserTool(folder)
     model = gptoss_mlx.load(options.model)
     sampling = gptoss_mlx.SamplingParams(temperature=0.0)
-    reply = model.chat(options.question, tools=[browser], sampling=sampling)
+    reply = model.chat(options.question, tools=[BrowserTool(folder)], sampling=sampling)
     for output in reply.outputs:
         print(f"{output.call.name}({output.call.arguments})")
-    print(with_footnotes(reply.final, browser.citations(reply.final)))
+    print(with_footnotes(reply.final, reply.citations))
     if not reply.outputs:
         print("(the model has not searched; the embedded one cannot)")
 

@@ -11,7 +11,7 @@ from typing import Any
 from .engine.request import TokenLogprobs
 from .harmony import Conversation, Message, Role
 from .harmony.message import FUNCTIONS
-from .tools import ToolResult
+from .tools import Citation, ToolResult
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class CallCompleted:
 
 @dataclass(frozen=True)
 class ToolOutput:
-    """A call has been answered here, and the model goes on with the result."""
+    """A call has been answered here, and the model goes on with the result, or with the part of it that fits."""
 
     call: ToolCall
     result: ToolResult
@@ -128,6 +128,8 @@ class Reply:
     """The calls that wait for the caller's answer."""
     outputs: tuple[ToolOutput, ...] = ()
     """The calls that were answered here."""
+    citations: tuple[Citation, ...] = ()
+    """The places in `final` that name a source, which a tool such as the browser has shown."""
     parse: Callable[[str], Any] | None = field(default=None, repr=False, compare=False)
     """What makes `parsed` of the answer, where a response format was asked for."""
     stop_text: str | None = None
@@ -158,6 +160,11 @@ class Reply:
 
     def __str__(self) -> str:
         return self.final
+
+    def __repr__(self) -> str:
+        """What a person wants to see of it: the whole conversation would fill the screen."""
+        calls = f", calls: {', '.join(call.name for call in self.calls)}" if self.calls else ""
+        return f"<Reply {self.final!r}: {self.finish_reason}, {self.usage.completion_tokens} tokens{calls}>"
 
     def _repr_markdown_(self) -> str:
         from .notebook import markdown

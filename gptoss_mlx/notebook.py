@@ -1,4 +1,5 @@
-"""How a reply looks in a notebook: thoughts and results folded, calls as code, the answer as Markdown.
+"""How a reply looks in a notebook: thoughts and results folded, calls as code, the answer as Markdown, its citations
+as links.
 
 What the model and its tools wrote is shown and never obeyed: thoughts, calls and results are escaped, and the page
 holds no raw HTML of an answer and loads no picture that it names.
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from .events import CallDelta, CallStarted, Event, TextDelta, ToolCall, ToolOutput
+from .tools import with_links
 
 if TYPE_CHECKING:
     from .events import Reply
@@ -45,7 +47,7 @@ class Shown:
             "\n\n".join(said),
             list(reply.outputs),
             list(reply.calls),
-            reply.final,
+            with_links(reply.final, reply.citations),
             REASONS.get(reply.finish_reason, ""),
         )
 

@@ -11,18 +11,22 @@ from hypothesis import strategies as st
 
 from gptoss_mlx.events import Reply, ToolCall, ToolOutput, Usage, new_call_id
 from gptoss_mlx.harmony import Conversation, Message
-from gptoss_mlx.tools import ToolResult
+from gptoss_mlx.tools import Citation, ToolResult
 
 EVIL = "</pre><script>alert(1)</script> ``` `x`"
 
 
 def reply(
-    final: str = "", analysis: str = "", calls: tuple[ToolCall, ...] = (), outputs: tuple[ToolOutput, ...] = ()
+    final: str = "",
+    analysis: str = "",
+    calls: tuple[ToolCall, ...] = (),
+    outputs: tuple[ToolOutput, ...] = (),
+    citations: tuple[Citation, ...] = (),
 ) -> Reply:
     messages = tuple(
         Message.assistant(text, channel) for channel, text in (("analysis", analysis), ("final", final)) if text
     )
-    return Reply(messages, Conversation(messages), Usage(), "stop", calls, outputs)
+    return Reply(messages, Conversation(messages), Usage(), "stop", calls, outputs, citations)
 
 
 class Tags(HTMLParser):
@@ -106,6 +110,38 @@ def test_markdown() -> None:
     assert reply("Only this.")._repr_markdown_() == "Only this."
 
 
+CITED = "High at 4【3†L5-L9】, low at 9【4†L0】."
+WEB = Citation(9, 18, 3, "https://a.example/t", "Tides <of> Brest", (5, 9))
+
+
+def test_citations_are_links() -> None:
+    local = Citation(28, 34, 4, "local:///low%20water.md", "Low", (0, 0))
+    made = reply(CITED, citations=(WEB, local))
+    page = made._repr_html_()
+    assert page.count('<a href="https://a.example/t">') == 2
+    assert '<a href="https://a.example/t">[1]</a>, low at 9[2].' in page
+    assert '<li><a href="https://a.example/t">Tides &lt;of&gt; Brest</a>, lines 5–9</li>' in page
+    assert "<li>Low <code>local:///low%20water.md</code>, line 0</li>" in page
+    assert "【" not in page
+    assert "4[[1]](<https://a.example/t>), low at 9[2].\n\nSources:\n\n1. [" in made._repr_markdown_()
+
+
+@pytest.mark.parametrize(
+    ("url", "title"),
+    [
+        ("javascript:alert(1)", "x"),
+        ("https://a.example/>) <script>alert(1)</script>", "x"),
+        ("https://a.example/", "](javascript:alert(1)) <script> ![x](http://tracker.example/a.png)\n\n# x"),
+        ("local:///`<script>`", "`"),
+    ],
+)
+def test_a_source_cannot_script_the_page(url: str, title: str) -> None:
+    made = reply(CITED, citations=(Citation(9, 18, 3, url, title),))
+    tags = Tags(made._repr_html_())
+    assert not tags.found & {"script", "img", "h1"}
+    assert all((value or "").startswith("https://a.example/") for name, value in tags.attributes if name == "href")
+
+
 def test_a_value_is_parsed_once() -> None:
     asked: list[str] = []
 
@@ -117,3 +153,9 @@ def test_a_value_is_parsed_once() -> None:
     assert (made.parsed, made.parsed, asked) == (1, 1, ["x"])
     assert reply("x").parsed is None
     assert str(reply("x")) == "x"
+
+
+def test_what_a_reply_shows_of_itself() -> None:
+    assert repr(reply("It is so.", "Hm.")) == "<Reply 'It is so.': stop, 0 tokens>"
+    waiting = reply(calls=(ToolCall.to("functions.tide"), ToolCall.to("python")))
+    assert repr(waiting) == "<Reply '': stop, 0 tokens, calls: tide, python>"

@@ -7,9 +7,11 @@ the built-in tools that the model was trained on, which the system message lists
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..harmony.message import FUNCTIONS, Tool, ToolNamespace
+from .citation import Citation
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,10 @@ class RunnableTool(ABC):
             recipient: whom the model called.
             arguments: what it wrote: JSON text for functions, code for `python`.
         """
+
+    def citations(self, text: str) -> Sequence[Citation]:
+        """What an answer cites of what this tool has shown, in the order of the answer."""
+        return ()
 
     async def close(self) -> None:
         """End what the tool started: processes, connections. It must not be used afterwards."""

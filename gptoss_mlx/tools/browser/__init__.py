@@ -1,7 +1,8 @@
 """The browser that gpt-oss was trained on, over a local folder, the plain web, or a search service."""
 
+from ..citation import Citation, with_footnotes
 from .backend import Backend, BrowserError, Document, SearchResult
-from .citations import Citation, find_citations, with_footnotes
+from .citations import find_citations
 from .local import Indexed, LocalFolder
 from .page import Page
 from .services import Brave, Exa, SearchService, Tavily

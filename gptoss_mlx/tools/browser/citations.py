@@ -1,30 +1,15 @@
-"""Citations in an answer, 【3†L5-L9】: which page and which lines they mean, and how to show them to a person."""
+"""Citations in an answer, 【3†L5-L9】: which page and which lines they mean."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 
-from .links import LOCAL
+from ..citation import Citation
 from .page import Page
 
 _CITATION = re.compile(r"【\s*(\d{1,9})\s*(?:†([^【】\n]{0,200}))?】")
 _LINES = re.compile(r"\s*L?(\d{1,9})(?:\s*[-–—‑]\s*L?(\d{1,9}))?\b", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class Citation:
-    """A place in an answer that names a page as its source."""
-
-    start: int
-    end: int
-    """The characters of the answer that spell the citation: `text[start:end]`."""
-    cursor: int
-    url: str
-    title: str
-    lines: tuple[int, int] | None = None
-    """First and last line of the document at `url`; None where the citation names none."""
 
 
 def find_citations(text: str, page: Callable[[int], Page | None]) -> list[Citation]:
@@ -59,27 +44,3 @@ def _resolve(match: re.Match[str], cursor: int, page: Page) -> Citation:
         same = end.url == begin.url and end.line is not None
         lines = (begin.line, max(begin.line, end.line) if same and end.line is not None else begin.line)
     return Citation(match.start(), match.end(), cursor, begin.url, begin.title, lines)
-
-
-def with_footnotes(text: str, citations: Iterable[Citation]) -> str:
-    """An answer in Markdown with its citations as footnotes; the same source and lines share one."""
-    numbers: dict[str, int] = {}
-    parts, position = [], 0
-    for citation in citations:
-        number = numbers.setdefault(_footnote(citation), len(numbers) + 1)
-        parts += [text[position : citation.start], f"[^{number}]"]
-        position = citation.end
-    parts.append(text[position:])
-    if numbers:
-        parts.append("\n\n" + "\n".join(f"[^{number}]: {note}" for note, number in numbers.items()))
-    return "".join(parts)
-
-
-def _footnote(citation: Citation) -> str:
-    title = re.sub(r"([\\\[\]*_`<>])", r"\\\1", citation.title)
-    where = f" `{citation.url}`" if citation.url.startswith(LOCAL) else ""
-    linked = f"[{title}](<{citation.url}>)" if not where else title + where
-    if citation.lines is None:
-        return linked
-    first, last = citation.lines
-    return f"{linked}, line {first}" if first == last else f"{linked}, lines {first}–{last}"

@@ -10,9 +10,10 @@ import json
 from typing import Any
 
 from ...harmony.message import ToolNamespace
+from ..citation import Citation
 from ..tool import RunnableTool, ToolResult
 from .backend import Backend, BrowserError, at_least
-from .citations import Citation, find_citations
+from .citations import find_citations
 from .layout import document_page, matches_page, results_page, source_page
 from .page import Page
 
@@ -67,7 +68,7 @@ class BrowserTool(RunnableTool):
         return self._pages.get(cursor)
 
     def citations(self, text: str) -> list[Citation]:
-        """What an answer cites of the pages that were displayed."""
+        """What an answer cites of the pages that were displayed; see `RunnableTool.citations`."""
         return find_citations(text, self.page)
 
     async def _run(self, name: str, arguments: str) -> str:
