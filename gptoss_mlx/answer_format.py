@@ -43,6 +43,8 @@ class AnswerFormat:
         """
         if wanted is None:
             return None
+        if isinstance(wanted, str):  # which pydantic would take for the name of a type
+            raise RequestError(f"response_format: a JSON Schema or a type expected, {wanted!r} found")
         if not isinstance(wanted, Mapping):
             return _of_type(wanted)
         match wanted.get("type"):

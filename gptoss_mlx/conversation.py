@@ -8,7 +8,7 @@ import inspect
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import takewhile
 from typing import Any, TypeVar
@@ -19,12 +19,12 @@ from .engine.request import MOST_LOGPROBS, Guide, Request
 from .engine.structure import Constraint, Rules
 from .errors import RequestError
 from .events import Done, Event, Reply, ToolCall, ToolOutput, Usage, is_call
-from .harmony import Conversation, Message, render
+from .harmony import Conversation, Message, Role, render
 from .sampling import SamplingParams
 from .tokenizer import Tokenizer
 from .toolbox import Toolbox, declarations
 from .tools import ToolResult
-from .tools.loop import BackgroundLoop
+from .tools.loop import BackgroundLoop, in_thread
 from .turn import Generate, Turn
 from .worker import Worker
 
@@ -34,6 +34,12 @@ MAX_TURNS = 16
 """How often the model may speak in one reply, unless asked otherwise."""
 ANSWER_TOKENS = 1024
 """What is kept for the answer when thoughts would use up everything; a quarter of the room, where that is less."""
+POLL_SECONDS = 0.1
+"""How often it is asked, while a tool runs, whether to stop."""
+GRACE_SECONDS = 5.0
+"""What a tool that is to stop gets for it, before it is left alone."""
+LONGEST_TOKEN = 16
+"""Characters; of a result so long that its tokens would have more of them on average, the rest is not looked at."""
 
 T = TypeVar("T")
 Confirm = Callable[[ToolCall], bool | Awaitable[bool]]
@@ -75,16 +81,22 @@ class Settings:
     confirm: Confirm | None = None
     """Asked before each call that would run here."""
     cancelled: Callable[[], bool] | None = None
-    """Asked at each token and before each call: whether to stop."""
+    """Asked at each token, before each call and while one runs, then from another thread: whether to stop."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.sampling, SamplingParams):
+            raise RequestError(f"sampling: SamplingParams expected, {self.sampling!r} found")
+        for name, hook in (("confirm", self.confirm), ("cancelled", self.cancelled)):
+            if hook is not None and not callable(hook):
+                raise RequestError(f"{name}: a function expected, {hook!r} found")
         for name, value, least, most in (
             ("max_tokens", self.max_tokens, 1, None),
             ("max_turns", self.max_turns, 1, None),
             ("reasoning_budget", self.reasoning_budget, 0, None),
             ("logprobs", self.logprobs, 0, MOST_LOGPROBS),
         ):
-            if value is not None and not (isinstance(value, int) and least <= value <= (most or value)):
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if value is not None and not (whole and least <= value <= (most or value)):
                 expected = f"{least} or more" if most is None else f"{least} to {most}"
                 raise RequestError(f"{name}: an integer of {expected} expected, {value!r} found")
 
@@ -99,7 +111,7 @@ class Dialogue:
         settings: how.
 
     Raises:
-        RequestError: the conversation does not fit the context.
+        RequestError: the conversation is empty, or does not fit the context.
     """
 
     def __init__(
@@ -113,6 +125,8 @@ class Dialogue:
         self._conversation = conversation
         self._tools = tools or Toolbox()
         self._settings = settings or Settings()
+        if all(message.role is Role.SYSTEM for message in conversation):
+            raise RequestError("messages: something to answer expected, an empty conversation found")
         self._declared = declarations(conversation)
         self._prompt = render(conversation, backend.tokenizer)
         if len(self._prompt) >= backend.context:
@@ -125,6 +139,7 @@ class Dialogue:
         self._waiting: list[ToolCall] = []
         self._outputs: list[ToolOutput] = []
         self._turns = self._calls = self._thoughts = 0
+        self._filled = len(self._prompt)  # tokens of the context that are taken, but for a few of headers
         self._usage = Usage()
         self._reason: str | None = None
         self._stop_text: str | None = None
@@ -140,7 +155,9 @@ class Dialogue:
         while self._reason is None:
             yield from self._turn()
             while self._has_call():
-                yield self._record(self._refusal() or tool_loop().run(self._answer()))
+                result = self._refusal() or tool_loop().run(self._answer())
+                if result is not None:
+                    yield self._record(result)
             self._conclude()
         yield Done(self._done())
 
@@ -153,7 +170,9 @@ class Dialogue:
                         async for event in events:
                             yield event
                     while self._has_call():
-                        yield self._record(await self._arefusal() or await self._answer())
+                        result = await self._arefusal() or await self._answer()
+                        if result is not None:
+                            yield self._record(result)
                     self._conclude()
             finally:
                 self._gone = self._reason is None  # closed or cancelled: the thread shall not go on for long
@@ -206,6 +225,7 @@ class Dialogue:
         self._turns += 1
         self._calls += len(turn.calls)
         self._usage += turn.usage
+        self._filled = len(self._prompt) + turn.usage.completion_tokens
         self._stop_text = turn.stop_text
         self._say(*turn.messages)
         calls = list(zip(turn.calls, filter(is_call, turn.messages), strict=False))  # the last may be cut off
@@ -240,16 +260,17 @@ class Dialogue:
         return self._gone or (self._settings.cancelled is not None and self._settings.cancelled())
 
     def _done(self) -> Reply:
-        return Reply(
+        reply = Reply(
             tuple(self._messages),
             self._conversation,
             self._usage,
             self._reason or "stop",
-            tuple(self._waiting),
-            tuple(self._outputs),
-            self._settings.parse,
-            self._stop_text,
+            calls=tuple(self._waiting),
+            outputs=tuple(self._outputs),
+            parse=self._settings.parse,
+            stop_text=self._stop_text,
         )
+        return replace(reply, citations=tuple(self._tools.citations(reply.final)))
 
     # Calls
 
@@ -275,23 +296,44 @@ class Dialogue:
         confirm = self._settings.confirm
         if confirm is None or self._tools.runner(call.recipient) is None:
             return None
-        allowed = confirm(call) if inspect.iscoroutinefunction(confirm) else await asyncio.to_thread(confirm, call)
+        allowed = confirm(call) if inspect.iscoroutinefunction(confirm) else await in_thread(lambda: confirm(call))
         return _refused(await allowed if isinstance(allowed, Awaitable) else allowed)
 
-    async def _answer(self) -> ToolResult:
+    async def _answer(self) -> ToolResult | None:
+        """What the first open call gives; None where the reply has been cancelled before."""
         call, _ = self._open[0]
         tool = self._tools.runner(call.recipient)
-        if tool is not None:
-            return await tool.run(call.recipient, call.arguments)
-        known = ", ".join(self._declared)
-        there_is = f"you can call {known}" if known else "there is nothing that you can call"
-        return ToolResult(f"{call.recipient} does not exist; {there_is}.", failed=True)
+        if tool is None:
+            known = ", ".join(self._declared)
+            there_is = f"you can call {known}" if known else "there is nothing that you can call"
+            return ToolResult(f"{call.recipient} does not exist; {there_is}.", failed=True)
+        running = asyncio.ensure_future(tool.run(call.recipient, call.arguments))
+        try:
+            while not (await asyncio.wait({running}, timeout=POLL_SECONDS))[0]:
+                if self._is_cancelled():
+                    self._gone = True
+                    return None
+        finally:
+            if running.cancel():
+                await asyncio.wait({running}, timeout=GRACE_SECONDS)
+        return running.result()
 
     def _record(self, result: ToolResult) -> ToolOutput:
         call, channel = self._open.pop(0)
-        self._say(Message.tool(call.recipient, result.text, channel))
+        self._say(Message.tool(call.recipient, self._readable(result.text), channel))
         self._outputs.append(ToolOutput(call, result))
         return self._outputs[-1]
+
+    def _readable(self, text: str) -> str:
+        """What the model reads of a result: so much that half of the context that is left stays free."""
+        tokenizer, room = self._backend.tokenizer, max(0, self._backend.context - self._filled) // 2
+        begun = text[: room * LONGEST_TOKEN]
+        tokens = tokenizer.encode(begun)
+        self._filled += min(len(tokens), room)
+        if len(tokens) <= room and len(begun) == len(text):
+            return text
+        kept = tokenizer.decode(tokens[:room]).rstrip("\ufffd")
+        return f"{kept}\n[{len(text) - len(kept)} more characters do not fit the context and are left out]"
 
 
 def _common_beginning(sequences: Sequence[list[int]]) -> list[int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
@@ -35,6 +36,7 @@ Declaration = Tool | Mapping[str, Any]
 """A function in our own form or in OpenAI's."""
 
 TODAY = "today"
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 HARMONY_FIELDS = {"channel", "recipient", "content_type"}
 HARMONY_PARTS = ("system_content", "developer_content")
 
@@ -67,9 +69,11 @@ def to_conversation(
 
     Raises:
         RequestError: a message has no role, an unknown field or a content that is no text; or namespaces are to be
-            declared in a system message that is a plain text.
+            declared in a system message that is a plain text; or the instructions are no text.
         HarmonyError: an effort or role that does not exist.
     """
+    if instructions is not None and not isinstance(instructions, str):
+        raise RequestError(f"instructions: a text expected, {instructions!r} found")
     messages = list(_messages(history, [as_tool(tool).name for tool in tools]))
     systems = [m for m in messages if m.role is Role.SYSTEM]
     rest = [m for m in messages if m.role is not Role.SYSTEM]
@@ -86,8 +90,16 @@ def to_conversation(
 
 
 def resolved_date(date: str | None) -> str | None:
-    """`date` with "today" as YYYY-MM-DD."""
-    return datetime.date.today().isoformat() if date == TODAY else date
+    """`date` with "today" as YYYY-MM-DD.
+
+    Raises:
+        RequestError: it is neither, nor None.
+    """
+    if date == TODAY:
+        return datetime.date.today().isoformat()
+    if date is not None and not (isinstance(date, str) and _DATE.fullmatch(date)):
+        raise RequestError(f"date: YYYY-MM-DD, {TODAY!r} or None expected, {date!r} found")
+    return date
 
 
 def as_tool(tool: Declaration) -> Tool:
@@ -109,10 +121,10 @@ def _messages(history: History, functions: Sequence[str]) -> Iterator[Message]:
     if isinstance(history, str):
         yield Message.user(history)
         return
-    if isinstance(history, Mapping):
+    if isinstance(history, Mapping) and "role" not in history:
         yield from Conversation.from_dict(history)
         return
-    if not isinstance(history, Iterable):
+    if isinstance(history, (Mapping, bytes)) or not isinstance(history, Iterable):
         raise RequestError(f"messages: a question, a list of messages or a Conversation expected, {history!r} found")
     reader = ChatReader(functions)
     for position, message in enumerate(history):

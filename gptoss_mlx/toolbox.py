@@ -11,7 +11,7 @@ from .errors import RequestError
 from .harmony import Conversation, Message, ResponseFormat, Tool, ToolNamespace
 from .harmony.message import FUNCTIONS
 from .history import History, as_tool, to_conversation
-from .tools import RunnableTool
+from .tools import Citation, RunnableTool
 
 ToolLike = Tool | Mapping[str, Any] | RunnableTool | Callable[..., Any]
 """A declaration, whose calls the caller answers; or a callable or tool that runs here."""
@@ -27,13 +27,15 @@ class Toolbox:
         tools: see `ToolLike`.
 
     Raises:
-        RequestError: something is no tool, or two functions have the same name.
+        RequestError: this is no list, something in it is no tool, or two functions have the same name.
     """
 
     def __init__(self, tools: Iterable[ToolLike] = ()) -> None:
         self._runnable: list[RunnableTool] = []
         self._functions: dict[str, Tool] = {}
         self._strict: set[str] = set()
+        if isinstance(tools, (str, Mapping)) or not isinstance(tools, Iterable):
+            raise RequestError(f"tools: a list of functions or tools expected, {tools!r} found")
         for tool in tools:
             self._add(tool)
 
@@ -88,6 +90,11 @@ class Toolbox:
     def runner(self, recipient: str) -> RunnableTool | None:
         """What answers calls to `recipient` here, if anything does."""
         return next((tool for tool in self._runnable if tool.handles(recipient)), None)
+
+    def citations(self, text: str) -> list[Citation]:
+        """What an answer cites of what the tools have shown, in the order of the answer."""
+        found = (citation for tool in self._runnable for citation in tool.citations(text))
+        return sorted(found, key=lambda citation: citation.start)
 
     def rules(
         self, choice: str, offered: Iterable[Message], answer: Grammar | None

@@ -27,7 +27,7 @@ from gptoss_mlx.events import (
 )
 from gptoss_mlx.harmony import Message, Role, Tool, ToolNamespace, render
 from gptoss_mlx.toolbox import Toolbox, ToolLike
-from gptoss_mlx.tools import RunnableTool, ToolResult
+from gptoss_mlx.tools import Citation, RunnableTool, ToolResult
 from scripted import ANSWER, THOUGHT, Script, call
 
 DECLARED = Tool("book", "Books a boat.", {"type": "object", "properties": {}})
@@ -230,15 +230,64 @@ def test_a_call_that_is_cut_off_is_none() -> None:
     assert reply.messages[-1].text == '{"po'
 
 
-def test_a_result_that_fills_the_context_ends_the_reply() -> None:
-    class Long(Tide):
-        async def run(self, recipient: str, arguments: str) -> ToolResult:
-            return ToolResult("x" * 5000)
+class Long(Tide):
+    """Answers with more than a context holds."""
 
-    reply = dialogue(Script(TIDE), Long(), context=3000).reply()
-    assert reply.finish_reason == "length"
-    with pytest.raises(RequestError, match="fewer than 2000 tokens fit"):
-        Dialogue(Script().backend(2000), reply.conversation)
+    text = "x" * 50_000
+
+    async def run(self, recipient: str, arguments: str) -> ToolResult:
+        return ToolResult(self.text)
+
+
+def test_a_result_leaves_room_for_the_answer() -> None:
+    both = call("functions.ports", "{}", end="<|end|><|start|>assistant") + TIDE
+    reply = dialogue(Script(both, ANSWER), Long(), context=3000).reply()
+    assert (reply.final, reply.finish_reason) == ("It is so.", "stop")
+    first, second = (m.text for m in reply.messages if m.role is Role.TOOL)
+    assert len(first) > len(second) > 100
+    for read in (first, second):
+        kept, _, told = read.partition("\n")
+        assert set(kept) == {"x"}
+        assert told == f"[{50_000 - len(kept)} more characters do not fit the context and are left out]"
+    assert [output.result.text for output in reply.outputs] == [Long.text] * 2  # the person gets all
+
+
+def test_a_result_is_not_cut_inside_of_a_character() -> None:
+    class Pictures(Long):
+        text = "\U0001f30a" * 5000
+
+    reply = dialogue(Script(TIDE, ANSWER), Pictures(), context=3000).reply()
+    read = next(m.text for m in reply.messages if m.role is Role.TOOL)
+    assert "\ufffd" not in read
+    assert read.startswith("\U0001f30a")
+
+
+def test_a_conversation_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(RequestError, match="fewer than 100 tokens fit"):
+        dialogue(Script(), context=100)
+
+
+def test_an_empty_conversation_is_refused() -> None:
+    with pytest.raises(RequestError, match=r"^messages: something to answer expected"):
+        Dialogue(Script().backend(), Toolbox().conversation([]))
+
+
+# Citations
+
+
+class Library(Tide):
+    """A tool whose pages can be cited."""
+
+    def citations(self, text: str) -> list[Citation]:
+        at = text.find("【0】")
+        return [] if at < 0 else [Citation(at, at + 3, 0, "https://a.example/", "A")]
+
+
+def test_a_reply_has_the_citations_of_its_answer() -> None:
+    script = Script(TIDE, "<|channel|>final<|message|>High【0】.<|return|>")
+    _, reply = run(script, Notebook(), Library())
+    assert [(c.start, c.end, c.url) for c in reply.citations] == [(4, 7, "https://a.example/")]
+    assert run(Script(ANSWER), Library())[1].citations == ()
 
 
 # Cancellation
@@ -269,6 +318,44 @@ def test_cancelling_between_calls_leaves_the_rest() -> None:
     assert reply.finish_reason == "cancelled"
     assert [c.name for c in reply.calls] == ["tide"]
     assert len(tide.asked) == 1
+
+
+class Endless(Tide):
+    """Never answers; notes that it was told to stop."""
+
+    stopped = False
+
+    async def run(self, recipient: str, arguments: str) -> ToolResult:
+        self.asked.append((recipient, arguments))
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.stopped = True
+        raise AssertionError
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_tool_that_never_returns_can_be_cancelled(asynchronous: bool) -> None:
+    tool = Endless()
+    prepared = dialogue(Script(TIDE), tool, cancelled=lambda: bool(tool.asked))
+    reply = asyncio.run(prepared.areply()) if asynchronous else prepared.reply()
+    assert (reply.finish_reason, [c.name for c in reply.calls], reply.outputs) == ("cancelled", ["tide"], ())
+    assert tool.stopped
+
+
+def test_a_cancelled_task_stops_its_tool() -> None:
+    tool = Endless()
+
+    async def listen() -> None:
+        task = asyncio.create_task(dialogue(Script(TIDE), tool).areply())
+        while not tool.asked:
+            await asyncio.sleep(0.001)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(listen())
+    assert tool.stopped
 
 
 def test_a_cancelled_task_stops_the_engine() -> None:
@@ -412,11 +499,33 @@ def test_where_a_call_is_demanded_the_budget_opens_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"max_tokens": 0}, {"max_turns": 0}, {"reasoning_budget": -1}, {"logprobs": 21}, {"max_tokens": 1.5}]
+    "wrong",
+    [
+        {"max_tokens": 0},
+        {"max_turns": 0},
+        {"reasoning_budget": -1},
+        {"logprobs": 21},
+        {"max_tokens": 1.5},
+        {"max_tokens": True},
+    ],
 )
 def test_settings_out_of_range(wrong: dict[str, Any]) -> None:
     with pytest.raises(RequestError, match=f"^{next(iter(wrong))}: an integer of . (or more|to 20) expected"):
         Settings(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"sampling": {"temperature": 0}}, "sampling: SamplingParams expected, {'temperature': 0} found"),
+        ({"confirm": True}, "confirm: a function expected, True found"),
+        ({"cancelled": False}, "cancelled: a function expected, False found"),
+    ],
+)
+def test_settings_of_the_wrong_kind(wrong: dict[str, Any], says: str) -> None:
+    with pytest.raises(RequestError) as error:
+        Settings(**wrong)
+    assert str(error.value) == says
 
 
 def test_messages_of_the_reply_are_messages() -> None:

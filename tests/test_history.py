@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from gptoss_mlx.errors import HarmonyError, RequestError
 from gptoss_mlx.harmony import Conversation, DeveloperContent, Message, Role, SystemContent, Tool, render
-from gptoss_mlx.history import as_tool, to_conversation
+from gptoss_mlx.history import as_tool, resolved_date, to_conversation
 from tiny_tokenizer import tiny_tokenizer
 
 TIDE = {
@@ -112,7 +113,7 @@ def test_openai_harmony_s_json_is_read_as_it_is() -> None:
     with pytest.raises(HarmonyError, match=r"messages\[0\].channel"):
         to_conversation([{"role": "user", "content": "x", "channel": 3}])
     with pytest.raises(HarmonyError, match="expected the fields messages"):
-        to_conversation({"role": "user", "content": "x"})
+        to_conversation({"turns": []})
 
 
 def test_what_is_said_already_is_not_said_again() -> None:
@@ -129,7 +130,7 @@ def test_what_is_said_already_is_not_said_again() -> None:
     assert str(content.instructions).startswith("Sec\n\nFirst.")
 
 
-@pytest.mark.parametrize("history", [3, None])
+@pytest.mark.parametrize("history", [3, None, b"q", {"role": "user", "content": "q"}])
 def test_what_is_no_history(history: Any) -> None:
     with pytest.raises(RequestError, match=r"^messages: a question, a list of messages or a Conversation expected"):
         to_conversation(history)
@@ -151,6 +152,20 @@ def test_what_is_no_history(history: Any) -> None:
 def test_bad_messages(message: Any, says: str) -> None:
     with pytest.raises(RequestError, match=rf"^messages\[0\].*{says}"):
         to_conversation([message])
+
+
+def test_instructions_that_are_no_text() -> None:
+    with pytest.raises(RequestError, match=r"^instructions: a text expected, 3 found"):
+        to_conversation("q", instructions=3)  # type: ignore[arg-type]
+
+
+def test_dates() -> None:
+    assert resolved_date("2025-08-05") == "2025-08-05"
+    assert resolved_date(None) is None
+    assert resolved_date("today") == datetime.date.today().isoformat()
+    for wrong in ("tomorrow", "5.8.2025", 3):
+        with pytest.raises(RequestError, match=r"^date: YYYY-MM-DD, 'today' or None expected"):
+            resolved_date(wrong)  # type: ignore[arg-type]
 
 
 def test_tools_in_both_spellings() -> None:

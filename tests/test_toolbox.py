@@ -78,9 +78,13 @@ def test_runners() -> None:
         ([BOOK, {"name": "book"}], "one function named 'book' expected, two found"),
         ([sail, sail], "one function named 'sail'"),
         ([{"type": "web_search"}], "a function with a name"),
+        (sail, "a list of functions or tools expected, <function sail"),
+        ("sail", "a list of functions or tools expected, 'sail'"),
+        (None, "a list of functions or tools expected, None"),
+        ({"name": "book"}, "a list of functions or tools expected"),
     ],
 )
-def test_what_is_no_tool(tools: list[Any], says: str) -> None:
+def test_what_is_no_tool(tools: Any, says: str) -> None:
     with pytest.raises(RequestError, match=f"^tools: .*{says}"):
         Toolbox(tools)
 

@@ -6,17 +6,20 @@ the callable, and the model reads which one is wrong. A callable that is not a c
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import inspect
 import json
 import re
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
+
+import mlx.core as mx
+import numpy as np
 
 from ..errors import RequestError
 from ..harmony.message import Tool
 from .docstring import Docstring, read_docstring
+from .loop import in_thread
 from .schema import simplify
 from .schema_keywords import Schema
 from .tool import RunnableTool, ToolResult
@@ -36,7 +39,7 @@ class FunctionTool(RunnableTool):
     """A Python callable that the model may call. Also a decorator, for a function that only the model calls.
 
     A text that the callable returns is the result as it is, a `ToolResult` too; everything else becomes JSON, so that
-    None is `null`. An exception becomes a failed result, `TypeName: message`.
+    None is `null`, and what a generator yields a list. An exception becomes a failed result, `TypeName: message`.
     """
 
     def __init__(
@@ -47,13 +50,13 @@ class FunctionTool(RunnableTool):
         Args:
             function: a function, method, partial (what it binds by name is hidden from the model), class, or object
                 with `__call__`. Annotations, defaults and the docstring tell of its parameters, and
-                `Annotated[..., pydantic.Field(...)]` does, too.
+                `Annotated[int, "a description"]` and `Annotated[..., pydantic.Field(...)]` do, too.
             name: what the model calls it; by default the callable's own name.
             description: what the model reads of it; by default its docstring up to the first section.
 
         Raises:
-            RequestError: a name that a function cannot have, a parameter that takes any number of arguments or is of
-                a type without a JSON form, or pydantic is not installed.
+            RequestError: a name that a function cannot have, a method without its object, a parameter that takes any
+                number of arguments or is of a type without a JSON form, or pydantic is not installed.
         """
         name = _name(function) if name is None else name
         if not NAME.fullmatch(name):
@@ -87,7 +90,9 @@ class FunctionTool(RunnableTool):
             if field in read.model_fields_set or _is_field(p.default)
         }
         call = functools.partial(self._function, *self._positional(given), **given)
-        value = call() if _is_async(self._function) else await asyncio.to_thread(_without_stop_iteration, call)
+        value = call() if _is_async(self._function) else await in_thread(functools.partial(_called, call))
+        if inspect.isasyncgen(value):
+            return [each async for each in value]
         return await value if inspect.isawaitable(value) else value
 
     def _positional(self, given: dict[str, Any]) -> list[Any]:
@@ -122,7 +127,17 @@ def _parameters(function: Callable[..., Any], name: str) -> list[inspect.Paramet
     for parameter in signature.parameters.values():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise RequestError(f"function {name!r}: {parameter} takes any arguments; wrap it to name each parameter")
+    if _is_unbound(signature):
+        raise RequestError(
+            f"function {name!r}: a method of an object expected, found one without it; pass object.{name}"
+        )
     return [parameter for parameter in signature.parameters.values() if parameter.name not in bound]
+
+
+def _is_unbound(signature: inspect.Signature) -> bool:
+    """Whether it is a method, taken from its class, that misses its object."""
+    first = next(iter(signature.parameters.values()), None)
+    return first is not None and first.name == "self" and first.annotation is EMPTY
 
 
 def _declare(
@@ -155,8 +170,14 @@ def _arguments_model(parameters: Iterable[inspect.Parameter], module: str) -> ty
     for i, parameter in enumerate(parameters):
         kind = Any if parameter.annotation is EMPTY else parameter.annotation
         default = ... if parameter.default is EMPTY else parameter.default
-        fields[f"p{i}"] = (Annotated[kind, Field(alias=parameter.name)], default)
+        fields[f"p{i}"] = (Annotated[kind, Field(alias=parameter.name, **_described(kind))], default)
     return create_model("Arguments", __config__={"extra": "forbid"}, __module__=module, **fields)
+
+
+def _described(kind: Any) -> dict[str, Any]:
+    """The text in `Annotated[int, "a text"]`, which many libraries take for a description."""
+    told = get_args(kind)[1:] if get_origin(kind) is Annotated else ()
+    return next(({"description": each} for each in told if isinstance(each, str)), {})
 
 
 def _json_schema(model: type[BaseModel]) -> Schema:
@@ -195,12 +216,10 @@ def _is_field(default: Any) -> bool:
     return isinstance(default, FieldInfo)
 
 
-def _without_stop_iteration(call: Callable[[], Any]) -> Any:
-    """The call's value; a future cannot hold a StopIteration, and who awaits it would wait forever."""
-    try:
-        return call()
-    except StopIteration as error:
-        raise RuntimeError(f"StopIteration: {error}") from error
+def _called(call: Callable[[], Any]) -> Any:
+    """The call's value; a generator works here as well, not where its values are read."""
+    value = call()
+    return list(value) if inspect.isgenerator(value) else value
 
 
 def _result(value: Any) -> ToolResult:
@@ -211,13 +230,30 @@ def _result(value: Any) -> ToolResult:
     if isinstance(value, str):
         return ToolResult(_encodable(value))
     try:
-        return ToolResult(to_json(value, fallback=str).decode())
+        return ToolResult(to_json(value, fallback=_plain).decode())
     except PydanticSerializationError:  # it contains itself, or bytes that are no text
         return ToolResult(_encodable(str(value)))
 
 
+def _plain(value: Any) -> Any:
+    """What JSON can hold of anything else: the numbers of an array, and the text of what is not one."""
+    return value.tolist() if isinstance(value, (np.ndarray, np.generic, mx.array)) else str(value)
+
+
 def _failure(error: BaseException) -> ToolResult:
-    return ToolResult(_encodable(f"{type(error).__name__}: {error}".removesuffix(": ")), failed=True)
+    return ToolResult(_encodable(_spelled(error)), failed=True)
+
+
+def _spelled(error: BaseException) -> str:
+    """The error's type and message, and those of the errors that it is a group of."""
+    try:
+        message = str(error)
+    except Exception as broken:  # noqa: BLE001 - it is anybody's class
+        message = f"(its message cannot be read: {type(broken).__name__})"
+    text = f"{type(error).__name__}: {message}".removesuffix(": ")
+    grouped = getattr(error, "exceptions", ())  # of an ExceptionGroup, which Python 3.10 has not
+    parts = [each for each in grouped if isinstance(each, BaseException)] if isinstance(grouped, tuple) else []
+    return f"{text}: {'; '.join(map(_spelled, parts))}" if parts else text
 
 
 def _encodable(text: str) -> str:

@@ -7,14 +7,38 @@ Connections of MCP servers, browsers and notebooks live in the event loop that m
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, TypeVar
 
 from ..errors import RequestError
 
 T = TypeVar("T")
+
+
+async def in_thread(call: Callable[[], T]) -> T:
+    """What a call gives, from a thread of its own.
+
+    A program ends while such a thread still runs; it would wait for one of `asyncio.to_thread`, which a tool that never
+    returns may hold for good.
+    """
+    future: Future[T] = Future()
+
+    def work() -> None:
+        future.set_running_or_notify_cancel()
+        try:
+            future.set_result(call())
+        except StopIteration as error:  # asyncio's futures cannot hold one, and who awaits it would wait forever
+            future.set_exception(RuntimeError(f"StopIteration: {error}"))
+        except BaseException as error:  # noqa: BLE001 - whatever it is, who awaits the call raises it
+            future.set_exception(error)
+
+    context = contextvars.copy_context()
+    threading.Thread(target=context.run, args=(work,), name="gptoss-mlx tool", daemon=True).start()
+    return await asyncio.wrap_future(future)
 
 
 class BackgroundLoop:
@@ -38,7 +62,7 @@ class BackgroundLoop:
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             return future.result()
-        except BaseException:
+        except BaseException:  # an interrupt as well: nobody waits any longer
             future.cancel()
             raise
 

@@ -7,12 +7,14 @@ import functools
 import json
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import mlx.core as mx
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -47,6 +49,21 @@ class Row(TypedDict):
 
 class Opaque:
     pass
+
+
+class UnreadableError(Exception):
+    """Has no message."""
+
+    def __str__(self) -> str:
+        raise KeyError
+
+
+class GroupedError(Exception):
+    """Stands for an ExceptionGroup, which Python 3.10 has not."""
+
+    def __init__(self, message: str, exceptions: list[Exception]) -> None:
+        super().__init__(message)
+        self.exceptions = tuple(exceptions)
 
 
 def call(tool: FunctionTool, arguments: str = "") -> ToolResult:
@@ -152,6 +169,9 @@ def test_any_arguments_give_a_result(arguments: str) -> None:
         ({"p": Path("/x"), "u": Unit.FEET}, '{"p":"/x","u":"ft"}'),
         pytest.param((i for i in range(2)), "[0,1]", id="generator"),
         (b"\xff", "b'\\xff'"),
+        (np.arange(3), "[0,1,2]"),
+        ({"mean": np.float32(1.5)}, '{"mean":1.5}'),
+        (mx.array([1, 2]), "[1,2]"),
         ("\udc80", "?"),
         (ToolResult("r", failed=True), "r"),
     ],
@@ -177,6 +197,8 @@ def test_a_value_that_contains_itself_is_shown() -> None:
         (RuntimeError(), "RuntimeError"),
         (StopIteration(), "RuntimeError: StopIteration"),
         (SystemExit(2), "SystemExit: 2"),
+        (UnreadableError(), "UnreadableError: (its message cannot be read: KeyError)"),
+        (GroupedError("two", [KeyError("x"), OSError("y")]), "GroupedError: two: KeyError: 'x'; OSError: y"),
     ],
     ids=repr,
 )
@@ -204,6 +226,26 @@ def test_a_validator_that_breaks_is_told() -> None:
         pass
 
     assert call(FunctionTool(f), '{"x": 1}') == ToolResult("KeyError: 1", failed=True)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_what_a_generator_yields_is_a_list(asynchronous: bool, fails: bool) -> None:
+    threads: set[threading.Thread] = set()
+
+    def yields() -> Iterator[int]:
+        threads.add(threading.current_thread())
+        yield 1
+        if fails:
+            raise OSError("gone")
+
+    async def yields_later() -> AsyncIterator[int]:
+        for value in yields():
+            yield value
+
+    result = call(FunctionTool(yields_later if asynchronous else yields))
+    assert result == (ToolResult("OSError: gone", failed=True) if fails else ToolResult("[1]"))
+    assert (threading.main_thread() in threads) == asynchronous
 
 
 def test_functions_run_in_a_thread_and_coroutines_in_the_loop() -> None:
@@ -318,6 +360,10 @@ def opaque(x: Opaque) -> None: ...
 def deep(x: list[Callable[[Opaque], None]]) -> None: ...
 
 
+class Boat:
+    def sail(self, port: str) -> None: ...
+
+
 def unknown(x: Missing) -> None: ...  # type: ignore[name-defined]  # noqa: F821
 
 
@@ -329,6 +375,7 @@ def unknown(x: Missing) -> None: ...  # type: ignore[name-defined]  # noqa: F821
         (tide, "", "function '': a name of"),
         (tide, "x\n", "function 'x\\n': a name of"),
         (any_number, None, "function 'any_number': *values: int takes any arguments; wrap it to name each parameter"),
+        (Boat.sail, None, "function 'sail': a method of an object expected, found one without it; pass object.sail"),
         (any_names, None, "function 'any_names': **values: int takes any arguments"),
         (opaque, None, "function 'opaque': parameters of types with a JSON form expected: Unable to generate"),
         (deep, None, "function 'deep': parameters of types with a JSON form expected: "),
@@ -347,6 +394,20 @@ def test_pydantic_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pydantic", None)
     with pytest.raises(RequestError, match=r"pip install 'gptoss-mlx\[tools\]'"):
         FunctionTool(tide)
+
+
+def test_a_text_in_an_annotation_describes() -> None:
+    def at(port: Annotated[str, "its code"], hour: Annotated[int, "from 0", Field(ge=0)] = 0) -> None:
+        """Tide.
+
+        Args:
+            port: is described elsewhere.
+        """
+
+    schema = FunctionTool(at).functions[0].parameters
+    assert schema is not None
+    assert [p["description"] for p in schema["properties"].values()] == ["its code", "from 0"]
+    assert schema["properties"]["hour"]["minimum"] == 0
 
 
 def test_name_and_description_may_be_given() -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import subprocess
+import sys
 import threading
 
 import pytest
 
 from gptoss_mlx.errors import RequestError
-from gptoss_mlx.tools.loop import BackgroundLoop
+from gptoss_mlx.tools.loop import BackgroundLoop, in_thread
 
 
 async def thread() -> str:
@@ -86,3 +89,35 @@ def test_an_interrupt_cancels_the_coroutine(monkeypatch: pytest.MonkeyPatch) -> 
             background.run(endless())
         monkeypatch.undo()
         assert ended.wait(10)
+
+
+def test_a_call_in_a_thread_gives_its_value_or_error() -> None:
+    place: contextvars.ContextVar[str] = contextvars.ContextVar("place")
+
+    def fails() -> None:
+        raise KeyError("x")
+
+    async def ask() -> tuple[str, str]:
+        place.set("here")
+        with pytest.raises(KeyError):
+            await in_thread(fails)
+        return await in_thread(lambda: threading.current_thread().name), await in_thread(place.get)
+
+    assert asyncio.run(ask()) == ("gptoss-mlx tool", "here")
+
+
+def test_a_call_that_never_returns_keeps_no_program_from_ending() -> None:
+    program = """
+import asyncio, threading
+from gptoss_mlx.tools.loop import in_thread
+
+async def main():
+    task = asyncio.create_task(in_thread(threading.Event().wait))
+    await asyncio.sleep(0.1)
+    task.cancel()
+
+asyncio.run(main())
+print("ended")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "ended\n"
