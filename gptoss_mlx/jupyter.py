@@ -47,8 +47,11 @@ def place() -> Show:
 
 
 @contextmanager
-def loading(show: Show | None = None) -> Iterator[Callable[[int, int], None]]:
-    """A bar while a model is loaded; yields what `load` takes as `progress`. It disappears at the end."""
+def loading(show: Show | None = None, title: str = "loading") -> Iterator[Callable[[int, int], None]]:
+    """A bar while a model is loaded; yields what `load` takes as `progress`. It disappears at the end.
+
+    `hub.pull` takes it as well, for the conversion (`title="converting"`); the download before it shows bars itself.
+    """
     show = show or place()
     due = 0.0
 
@@ -56,7 +59,8 @@ def loading(show: Show | None = None) -> Iterator[Callable[[int, int], None]]:
         nonlocal due
         if time.monotonic() >= due:
             due = time.monotonic() + INTERVAL
-            show(f'loading <progress value="{done}" max="{total}"></progress> {done / 1e9:.1f} of {total / 1e9:.1f} GB')
+            bar = f'<progress value="{done}" max="{total}"></progress>'
+            show(f"{html.escape(title)} {bar} {done / 1e9:.1f} of {total / 1e9:.1f} GB")
 
     try:
         yield report
@@ -84,7 +88,7 @@ def follow(events: Generator[Event, None, None], show: Show) -> Reply:
                     show(shown_page(shown, thinking=not shown.final))
                     drawn = time.monotonic()
                     due = drawn + max(INTERVAL, REST * (drawn - began))
-        except BaseException:
+        except BaseException:  # an interrupt as well: what has come stays, with a remark
             shown.remark = "interrupted"
             show(shown_page(shown))
             raise

@@ -155,6 +155,9 @@ def test_the_bar_goes_and_disappears(pages: list[str]) -> None:
     with jupyter.loading() as report:
         report(500_000_000, 2_000_000_000)
     assert pages == ['loading <progress value="500000000" max="2000000000"></progress> 0.5 of 2.0 GB', ""]
+    with jupyter.loading(title="converting") as report:
+        report(1, 2)
+    assert pages[2].startswith("converting <progress")
 
 
 def test_outside_of_a_notebook_the_way_out_is_named(model: GptOss, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,6 +57,7 @@ def eval() -> None:
 @click.option("--limit", type=click.IntRange(2), help="Only the first so many tokens.")
 @exact_option
 @json_option
+@plot_option
 def perplexity(
     model: str,
     text: Path,
@@ -65,17 +66,20 @@ def perplexity(
     limit: int | None,
     exact: bool | None,
     as_json: bool,
+    plot: Path | None,
 ) -> None:
     """Perplexity of the file TEXT: how surprised MODEL is by each of its tokens."""
     from gptoss_mlx.evaluation.perplexity import perplexity as measure
-    from gptoss_mlx.evaluation.report import perplexity_table
+    from gptoss_mlx.evaluation.report import perplexity_table, plot_perplexity
     from gptoss_mlx.evaluation.texts import read_text
 
     content = read_text(text)
+    draw = drawer(plot)
     with stages() as report:
         runtime = loaded(model, report, exact)
         tokens = runtime.tokenizer.encode(content)[:limit]
         found = measure(runtime, tokens, context=context, stride=stride, progress=partial(report, "scoring"))
+        draw(plot_perplexity, found, f"{runtime.name}\n{text.name}")
     show({"model": runtime.name, "text": str(text)}, found.to_dict(), perplexity_table(found), as_json)
 
 

@@ -10,9 +10,9 @@ rendered as harmony; generation then thinks and returns the channel final alone,
 beginning of a final message without thoughts. A chat travels through lm-eval, which passes nothing but texts, as
 JSON behind a mark.
 
-What was run: the tests use a stand-in for lm-eval's base class and registry. By hand, lm-eval 0.4.13 itself ran
-multiple-choice, generation and rolling tasks of a local file on the embedded model, raw and as chats; its published
-tasks, which need the network, have not been run.
+What was run: the tests use a stand-in for lm-eval's base class and registry, and a task of a local file where lm-eval
+is installed. By hand, lm-eval 0.4.13 ran multiple-choice, generation and rolling tasks of local files on the embedded
+model, raw and as chats; its published tasks, which need the network, have not been run.
 """
 
 from __future__ import annotations

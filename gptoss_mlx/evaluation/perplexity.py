@@ -47,6 +47,7 @@ class Perplexity:
         windows: how many there were.
         nats: mean of the negative log-probability per token.
         standard_error: of that mean, from how the windows differ; None for one window.
+        nats_by_window: mean of each window's own tokens, in the order of the text.
     """
 
     tokens: int
@@ -57,6 +58,12 @@ class Perplexity:
     windows: int
     nats: float
     standard_error: float | None
+    nats_by_window: tuple[float, ...] = ()
+
+    @property
+    def ends(self) -> list[int]:
+        """Up to which token of the text each window asks."""
+        return [min(self.context + number * self.stride, self.tokens - 1) for number in range(self.windows)]
 
     @property
     def perplexity(self) -> float:
@@ -123,7 +130,8 @@ def perplexity(
             progress(window.end, len(tokens) - 1)
     nats, error = mean_by_window(found)
     length = sum(len(model.tokenizer.token_bytes(token)) for token in tokens[1:])
-    return Perplexity(len(tokens), len(tokens) - 1, max(1, length), context, stride, len(found), nats, error)
+    means = tuple(float(window.mean()) for window in found)
+    return Perplexity(len(tokens), len(tokens) - 1, max(1, length), context, stride, len(found), nats, error, means)
 
 
 def windows(tokens: int, context: int, stride: int) -> Iterator[Window]:

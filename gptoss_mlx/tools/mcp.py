@@ -78,7 +78,7 @@ class McpTools(RunnableTool):
         connections = [_Connection(server, timeout) for server in read_config(config)]
         try:
             await asyncio.gather(*(connection.start(start_timeout) for connection in connections))
-        except BaseException:
+        except BaseException:  # a cancellation as well: no server may be left behind
             await asyncio.gather(*(connection.close() for connection in connections))
             raise
         return cls(connections)

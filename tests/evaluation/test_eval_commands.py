@@ -56,8 +56,12 @@ def figures(*arguments: str) -> dict[str, Any]:
     return found
 
 
-def test_perplexity(text: str) -> None:
-    found = figures("perplexity", "demo", text, "--context", "64", "--stride", "16", "--limit", "150", "--exact")
+def test_perplexity(text: str, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "perplexity.png"
+    options = ("--context", "64", "--stride", "16", "--limit", "150", "--exact", "--plot", str(picture))
+    found = figures("perplexity", "demo", text, *options)
+    assert picture.read_bytes().startswith(PNG)
     assert (found["tokens"], found["context_tokens"], found["stride_tokens"], found["windows"]) == (150, 64, 16, 7)
     assert found["perplexity"] > 1
     assert found["perplexity_standard_error"] > 0

@@ -1,12 +1,20 @@
-"""The adapter on a stand-in for lm-eval's base class: what each kind of request gives, raw and as a chat."""
+"""The adapter on a stand-in for lm-eval's base class: what each kind of request gives, raw and as a chat.
+
+Where lm-eval is installed, one test has it run a task of its own.
+"""
 
 from __future__ import annotations
 
 import abc
+import json
 import math
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -16,6 +24,8 @@ import pytest
 from gptoss_mlx.errors import RequestError
 from gptoss_mlx.evaluation import lm_eval
 from gptoss_mlx.evaluation.lm_eval import sampling, token_limit
+
+CAPITALS = {"France": "Paris", "Italy": "Rome", "Spain": "Madrid"}
 
 
 @dataclass
@@ -229,3 +239,36 @@ def test_scores_are_plain_numbers(model: Any) -> None:
     assert type(logprob) is float
     assert type(greedy) is bool
     assert math.isfinite(logprob)
+
+
+@pytest.mark.skipif(find_spec("lm_eval") is None, reason="lm-eval brings torch, which nothing else here needs")
+def test_lm_eval_itself(tmp_path: Path) -> None:
+    rows = [
+        {"question": f"What is the capital of {country}?", "choices": list(CAPITALS.values()), "label": number}
+        for number, country in enumerate(CAPITALS)
+    ]
+    (tmp_path / "capitals.json").write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    task = {
+        "task": "capitals", "dataset_path": "json", "test_split": "test", "output_type": "multiple_choice",
+        "dataset_kwargs": {"data_files": {"test": str(tmp_path / "capitals.json")}},
+        "doc_to_text": "{{question}}", "doc_to_choice": "{{choices}}", "doc_to_target": "{{label}}",
+        "metric_list": [{"metric": "acc"}],
+    }  # fmt: skip
+    (tmp_path / "capitals.yaml").write_text(json.dumps(task), "utf-8")  # JSON is YAML
+    options = [
+        "--model",
+        "gptoss_mlx",
+        "--model_args",
+        "pretrained=demo",
+        "--tasks",
+        "capitals",
+        "--apply_chat_template",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "gptoss_mlx.evaluation.lm_eval", "run", *options, "--include_path", str(tmp_path)],
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache")},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    row = next(line for line in done.stdout.splitlines() if line.startswith("|capitals"))
+    assert [cell.strip() for cell in row.split("|")][5:9] == ["acc", "↑", "1", "±"]
