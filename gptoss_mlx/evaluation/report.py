@@ -107,9 +107,10 @@ def _scored(group: GroupScore) -> tuple[str, ...]:
 def plot_perplexity(path: Path, found: Perplexity, title: str) -> None:
     """Draw along the text how surprised the model is, window by window."""
     with _axes(path, title) as axes:
-        axes.stairs(found.nats_by_window, [0, *found.ends])
-        axes.axhline(found.nats, linestyle=":", color="gray")
-        axes.annotate(f" mean {found.nats:.4f}, perplexity {found.perplexity:,.4f}", (0, found.nats), va="bottom")
+        axes.stairs(found.nats_by_window, [0, *found.ends], baseline=None, label="each window's own tokens")
+        mean = f"mean {found.nats:.4f}, perplexity {found.perplexity:,.4f}"
+        axes.axhline(found.nats, linestyle=":", color="gray", label=mean)
+        axes.legend()
         axes.set_xlabel("tokens of the text")
         axes.set_ylabel("nats per token")
 
