@@ -59,7 +59,7 @@ def test_the_readme_s_example_runs(capsys: pytest.CaptureFixture[str], monkeypat
     exec(compile(example, "README.md", "exec"), {})
     out = capsys.readouterr().out
     assert out.startswith("17 + 25 = 42.\n")
-    assert out.splitlines()[-1].startswith("Done(reply=Reply(")
+    assert out.splitlines()[-1].startswith("Done(reply=<Reply '42 + 3 = 45.': stop")
 
 
 @pytest.mark.parametrize("room", FORBIDDEN)

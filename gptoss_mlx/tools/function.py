@@ -137,7 +137,7 @@ def _parameters(function: Callable[..., Any], name: str) -> list[inspect.Paramet
 def _is_unbound(signature: inspect.Signature) -> bool:
     """Whether it is a method, taken from its class, that misses its object."""
     first = next(iter(signature.parameters.values()), None)
-    return first is not None and first.name == "self" and first.annotation is EMPTY
+    return first is not None and first.name == "self" and first.annotation is first.default is EMPTY
 
 
 def _declare(

@@ -28,7 +28,8 @@ async def in_thread(call: Callable[[], T]) -> T:
     future: Future[T] = Future()
 
     def work() -> None:
-        future.set_running_or_notify_cancel()
+        if not future.set_running_or_notify_cancel():
+            return
         try:
             future.set_result(call())
         except StopIteration as error:  # asyncio's futures cannot hold one, and who awaits it would wait forever

@@ -1,4 +1,4 @@
-"""Citations in answers: where they lead, that malformed ones harm nothing, and their footnotes."""
+"""Citations in answers: where they lead, and that malformed ones harm nothing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gptoss_mlx.tools.browser import Citation, Page, find_citations, with_footnotes
+from gptoss_mlx.tools.browser import Citation, Page, find_citations
 from gptoss_mlx.tools.browser.page import Origin
 
 PAGE = Page("https://a.example/t", "Tides [of] Brest", tuple(f"line {n}" for n in range(20)))
@@ -45,7 +45,6 @@ def test_spellings(spelling: str, lines: tuple[int, int] | None) -> None:
 )
 def test_what_leads_nowhere_stays_as_it_is(text: str) -> None:  # fmt: skip
     assert found(text) == []
-    assert with_footnotes(text, []) == text
 
 
 def test_a_line_of_results_stands_for_what_it_quotes() -> None:
@@ -54,24 +53,6 @@ def test_a_line_of_results_stands_for_what_it_quotes() -> None:
         ("https://c.example/", "C", None),
         ("https://b.example/", "B", None),
     ]
-
-
-def test_footnotes_are_shared_and_in_order() -> None:
-    text = "A【3†L5-L9】, b【4†L0】, c【3†L5-L9】 d【9†L1】 e【3†L2】."
-    assert with_footnotes(text, found(text)) == (
-        "A[^1], b[^2], c[^1] d【9†L1】 e[^3].\n"
-        "\n"
-        "[^1]: [Tides \\[of\\] Brest](<https://a.example/t>), lines 5–9\n"
-        "[^2]: [B](<https://b.example/>)\n"
-        "[^3]: [Tides \\[of\\] Brest](<https://a.example/t>), line 2"
-    )
-
-
-def test_a_local_document_is_named_without_a_link() -> None:
-    local = Page("local:///sub/a%20b.md", "A_B", ("x",))
-    text = "x【0†L0】"
-    cited = find_citations(text, {0: local}.get)
-    assert with_footnotes(text, cited) == "x[^1]\n\n[^1]: A\\_B `local:///sub/a%20b.md`, line 0"
 
 
 @given(st.text(alphabet=st.sampled_from("【】†L0134-– \nx"), max_size=60))
@@ -83,4 +64,3 @@ def test_any_text_gives_spans_in_order_that_are_citations(text: str) -> None:
         assert text[citation.start] == "【"
         assert text[citation.end - 1] == "】"
         assert citation.lines is None or 0 <= citation.lines[0] <= citation.lines[1] < 20
-    assert isinstance(with_footnotes(text, found(text)), str)
