@@ -10,13 +10,16 @@ import asyncio
 import contextvars
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from types import TracebackType
 from typing import Any, TypeVar
 
 from ..errors import RequestError
 
 T = TypeVar("T")
+HEARING = 0.1
+"""Seconds after which who waits looks for an interrupt. A signal that came just before the wait began, or that another
+thread has taken, does not end the wait by itself."""
 
 
 async def in_thread(call: Callable[[], T]) -> T:
@@ -62,6 +65,8 @@ class BackgroundLoop:
             raise RequestError(f"background loop: it {state}")
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
+            while not wait([future], HEARING).done:
+                pass
             return future.result()
         except BaseException:  # an interrupt as well: nobody waits any longer
             future.cancel()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -79,16 +81,34 @@ def test_an_interrupt_cancels_the_coroutine(monkeypatch: pytest.MonkeyPatch) -> 
         finally:
             ended.set()
 
-    def interrupted(future: object, timeout: float | None = None) -> None:
+    def interrupted(futures: object, timeout: float | None = None) -> None:
         started.wait()
         raise KeyboardInterrupt
 
     with BackgroundLoop() as background:
-        monkeypatch.setattr("concurrent.futures.Future.result", interrupted)
+        monkeypatch.setattr("gptoss_mlx.tools.loop.wait", interrupted)
         with pytest.raises(KeyboardInterrupt):
             background.run(endless())
         monkeypatch.undo()
         assert ended.wait(10)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows sends signals to no thread")
+def test_an_interrupt_that_another_thread_takes_is_heard() -> None:
+    given_up, ended, was_heard = threading.Event(), threading.Event(), []
+
+    def take() -> None:
+        time.sleep(0.5)  # the main thread waits by now
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+        was_heard.append(given_up.wait(10))
+        ended.set()
+
+    with BackgroundLoop() as background:
+        with pytest.raises(KeyboardInterrupt):
+            background.run(in_thread(take))
+        given_up.set()
+        assert ended.wait(10)
+    assert was_heard == [True]
 
 
 def test_a_call_in_a_thread_gives_its_value_or_error() -> None:
