@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +16,12 @@ import pytest
 from hypothesis import HealthCheck, settings
 from openai_harmony import HarmonyEncoding, load_harmony_encoding
 
+import gptoss_mlx
 import vocabulary
-from gptoss_mlx import kernels
+from gptoss_mlx import GptOss, kernels
 from gptoss_mlx.convert import convert, synthesize
 from gptoss_mlx.tokenizer import Tokenizer
+from scripted import Script
 
 if TYPE_CHECKING:
     from browsing import Browser
@@ -91,6 +93,24 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def damaged(sources: dict[str, Path], tmp_path: Path) -> Path:
     """A copy of the random model in the release's layout that a test may damage."""
     return Path(shutil.copytree(sources["hf"], tmp_path / "source"))
+
+
+@pytest.fixture(scope="module")
+def demo_model() -> GptOss:
+    """The embedded model."""
+    return gptoss_mlx.load("demo")
+
+
+@pytest.fixture
+def scripted(demo_model: GptOss, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Script]:
+    """Makes the embedded model say given texts."""
+
+    def say(*turns: str) -> Script:
+        script = Script(*turns, tokenizer=demo_model.tokenizer)
+        monkeypatch.setattr(demo_model, "_generate", script)
+        return script
+
+    return say
 
 
 @pytest.fixture(scope="session")

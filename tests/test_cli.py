@@ -81,7 +81,7 @@ def test_piped_lines_are_turns_and_commands(toy: str, tmp_path: Path) -> None:
     lines = ["/effort high", "/system Be short.", "hello", "", f"/save {saved}", "/reset", f"/load {saved}", "/help"]
     lines += ["/what", "/effort none", "/load nowhere.json", "/save", "and?", f"/save {saved}", "/quit", "never read"]
     result = run("--model", toy, "--max-tokens", "8", "--seed", "2", stdin="\n".join(lines), command=chat)
-    assert result.exit_code == 0
+    assert result.exit_code == 1  # as some lines are refused
     remarks = result.stderr
     for expected in (
         "effort: high", "system: Be short.", "is forgotten", "/what: no such command", "reasoning effort: expected",

@@ -8,33 +8,15 @@ from typing import Any
 
 import pytest
 
-import gptoss_mlx
 from gptoss_mlx import Conversation, GptOss, Message, SamplingParams
 from gptoss_mlx.errors import HarmonyError, RequestError
 from gptoss_mlx.events import Done, TextDelta
 from gptoss_mlx.harmony import Role, SystemContent, Tool, render
 from gptoss_mlx.session import ChatSession
-from scripted import ANSWER, THOUGHT, Script, call
+from scripted import ANSWER, THOUGHT, call
 
 GREEDY = SamplingParams(temperature=0.0)
 BOOK = Tool("book", "Books.")
-
-
-@pytest.fixture(scope="module")
-def demo() -> GptOss:
-    return gptoss_mlx.load("demo")
-
-
-@pytest.fixture
-def scripted(demo: GptOss, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Makes the model say given texts."""
-
-    def say(*turns: str) -> Script:
-        script = Script(*turns, tokenizer=demo.tokenizer)
-        monkeypatch.setattr(demo, "_generate", script)
-        return script
-
-    return say
 
 
 def double(number: int) -> int:
@@ -42,8 +24,8 @@ def double(number: int) -> int:
     return 2 * number
 
 
-def test_the_history_is_kept(demo: GptOss) -> None:
-    session = demo.session(sampling=GREEDY, date=None)
+def test_the_history_is_kept(demo_model: GptOss) -> None:
+    session = demo_model.session(sampling=GREEDY, date=None)
     assert session.say("What is the capital of France?").final == "The capital of France is Paris."
     assert "Rome" in session.say("And of Italy?").final
     assert [m.role.value for m in session.messages] == ["user", "assistant", "assistant"] * 2
@@ -53,21 +35,21 @@ def test_the_history_is_kept(demo: GptOss) -> None:
     assert session.messages == []
 
 
-def test_each_prompt_begins_with_the_one_before(scripted: Any, demo: GptOss) -> None:
+def test_each_prompt_begins_with_the_one_before(scripted: Any, demo_model: GptOss) -> None:
     script = scripted(THOUGHT + call("functions.double", '{"number": 4}'), ANSWER, ANSWER)
-    session = demo.session(tools=[double], instructions="Be kind.", effort="high")
+    session = demo_model.session(tools=[double], instructions="Be kind.", effort="high")
     session.say("one")
     session.say("two")
     first, _, last = (request.prompt for request in script.requests)
-    opening = len(demo.tokenizer.encode("assistant")) + 1
+    opening = len(demo_model.tokenizer.encode("assistant")) + 1
     assert last[: len(first) - opening] == first[:-opening]
     said = [message for message in session.conversation.messages if message.channel != "analysis"][:-1]
-    assert last == render(said, demo.tokenizer)
+    assert last == render(said, demo_model.tokenizer)
     assert len(session.date or "") == len("2026-01-31")
 
 
-def test_async_forms(demo: GptOss) -> None:
-    session = demo.session(sampling=GREEDY, date=None)
+def test_async_forms(demo_model: GptOss) -> None:
+    session = demo_model.session(sampling=GREEDY, date=None)
 
     async def talk() -> str:
         reply = await session.asay("What is the capital of France?")
@@ -79,30 +61,30 @@ def test_async_forms(demo: GptOss) -> None:
     assert len(session.messages) == 6
 
 
-def test_an_answer_not_heard_to_its_end_is_forgotten(demo: GptOss) -> None:
-    session = demo.session(sampling=GREEDY)
+def test_an_answer_not_heard_to_its_end_is_forgotten(demo_model: GptOss) -> None:
+    session = demo_model.session(sampling=GREEDY)
     events = session.stream("What is the capital of France?")
     assert isinstance(next(events), TextDelta)
     events.close()
     assert session.messages == []
 
 
-def test_settings_may_change_and_options_hold_once(scripted: Any, demo: GptOss) -> None:
+def test_settings_may_change_and_options_hold_once(scripted: Any, demo_model: GptOss) -> None:
     script = scripted(ANSWER, "final<|message|>{}<|return|>", ANSWER)  # the channel marker is forced
-    session = demo.session(max_tokens=50)
+    session = demo_model.session(max_tokens=50)
     session.say("one")
     session.effort, session.max_tokens = "low", 60
     assert session.say("two", response_format={"type": "json_object"}).parsed == {}
     assert session.say("three").parsed is None
     assert [request.max_tokens for request in script.requests] == [50, 60, 60]
-    assert ["Reasoning: low" in demo.tokenizer.decode(r.prompt) for r in script.requests] == [False, True, True]
+    assert ["Reasoning: low" in demo_model.tokenizer.decode(r.prompt) for r in script.requests] == [False, True, True]
     with pytest.raises(TypeError, match="volume"):
         session.say("four", volume=3)
 
 
-def test_the_caller_answers_and_goes_on(scripted: Any, demo: GptOss) -> None:
+def test_the_caller_answers_and_goes_on(scripted: Any, demo_model: GptOss) -> None:
     scripted(call("functions.book", "{}"), ANSWER)
-    session = demo.session(tools=[BOOK])
+    session = demo_model.session(tools=[BOOK])
     with pytest.raises(RequestError, match="begin the conversation"):
         session.say()
     assert session.say("Book a boat.").finish_reason == "tool_calls"
@@ -111,12 +93,12 @@ def test_the_caller_answers_and_goes_on(scripted: Any, demo: GptOss) -> None:
     assert [m.role for m in session.messages].count(Role.USER) == 1
 
 
-def test_saving_and_loading(scripted: Any, demo: GptOss) -> None:
+def test_saving_and_loading(scripted: Any, demo_model: GptOss) -> None:
     scripted(THOUGHT + ANSWER, ANSWER)
-    session = demo.session(tools=[double, BOOK], instructions="Be kind.", effort="high", date="2026-01-31")
+    session = demo_model.session(tools=[double, BOOK], instructions="Be kind.", effort="high", date="2026-01-31")
     session.say("one")
     data = json.loads(json.dumps(session.to_dict()))
-    again = ChatSession.from_dict(demo, data, tools=[double])
+    again = ChatSession.from_dict(demo_model, data, tools=[double])
     assert again.conversation == session.conversation == Conversation.from_dict(data)
     assert (again.instructions, again.effort) == ("Be kind.", "high")
     assert [tool.name for tool in again.declared] == ["double", "book"]
@@ -125,7 +107,7 @@ def test_saving_and_loading(scripted: Any, demo: GptOss) -> None:
     assert again.to_dict() == data
     again.say("two")
     again.effort, again.instructions = "low", None
-    text = demo.tokenizer.decode(render(again.conversation, demo.tokenizer))
+    text = demo_model.tokenizer.decode(render(again.conversation, demo_model.tokenizer))
     assert "Be kind." not in text
     assert "Reasoning: low" in text
     again.clear()
@@ -133,12 +115,12 @@ def test_saving_and_loading(scripted: Any, demo: GptOss) -> None:
     assert again.undo() is None
 
 
-def test_a_foreign_conversation_is_kept_whole(demo: GptOss) -> None:
+def test_a_foreign_conversation_is_kept_whole(demo_model: GptOss) -> None:
     content = SystemContent("I am Kelp.", None, None, None)
     messages = (Message.system(content), Message.user("hi"), Message.developer("Late."), Message.assistant("a"))
     data = Conversation(messages).to_dict()
-    session = ChatSession.from_dict(demo, data)
+    session = ChatSession.from_dict(demo_model, data)
     assert session.conversation.messages == messages
     assert session.effort is None
     with pytest.raises(HarmonyError):
-        ChatSession.from_dict(demo, {"messages": [{"role": "wizard"}]})
+        ChatSession.from_dict(demo_model, {"messages": [{"role": "wizard"}]})

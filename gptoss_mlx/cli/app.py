@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import io
+import os
 import sys
 from typing import Any
 
@@ -26,10 +29,15 @@ COMMANDS = {
 """Command -> module of this package; importing them all would cost a second at every start."""
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""How the system refuses what a stream is to hold, on a full disk or where the terminal is gone."""
+
+
 class OneLineErrors(click.Command):
     """A command whose expected failures are one line on standard error, exit status 1; an interrupt is 130."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        make_streams_total()
         try:
             return super().invoke(ctx)
         except GptOssError as error:
@@ -38,7 +46,13 @@ class OneLineErrors(click.Command):
             click.echo("interrupted", err=True)
             sys.exit(130)
         except BrokenPipeError:
+            abandon_output()
             sys.exit(141)
+        except OSError as error:
+            if error.errno not in FULL or error.filename is not None:
+                raise
+            abandon_output()
+            raise click.ClickException(f"standard output: it cannot be written to ({error.strerror})") from None
 
 
 class Commands(OneLineErrors, click.Group):
@@ -59,3 +73,21 @@ class Commands(OneLineErrors, click.Group):
 @click.version_option(__version__, prog_name="gptoss-mlx")
 def main() -> None:
     """Run OpenAI's open-weight gpt-oss models on this machine."""
+
+
+def make_streams_total() -> None:
+    """Let every text be read and written: a question mark stands for what an encoding lacks, nothing for no stream."""
+    for name in ("stdin", "stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by whoever started the program
+            os.open(os.devnull, os.O_RDWR)  # in its place: MLX reads no file that is number 0
+            setattr(sys, name, io.StringIO())
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def abandon_output() -> None:
+    """Let what is still to be written to standard output go nowhere, so that the interpreter's end does not fail."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from bisect import bisect_left
 from collections.abc import Callable
 from typing import Protocol
@@ -55,10 +56,11 @@ class PlainText:
     def __init__(self, console: Console, *, dim: bool = False) -> None:
         self._console = console
         self._style = "dim" if dim else None
-        self._wrap = WordWrap(console.width if console.is_terminal else None)
+        self._wrap = WordWrap()
 
     def push(self, text: str) -> None:
         """Take a piece of the text."""
+        self._wrap.width = self._console.width if self._console.is_terminal else None  # it may change meanwhile
         self._print(self._wrap.push(visible(text) if self._console.is_terminal else text), end="")
 
     def close(self) -> None:
@@ -77,14 +79,14 @@ class WordWrap:
         width: columns of the terminal; None passes everything on as it comes.
     """
 
-    def __init__(self, width: int | None) -> None:
-        self._width = width
+    def __init__(self, width: int | None = None) -> None:
+        self.width = width
         self._column = 0
         self._word = ""
 
     def push(self, text: str) -> str:
         """Take a piece; return what can be printed."""
-        if self._width is None:
+        if self.width is None:
             return text
         *whole, self._word = re.split(r"(?<=\s)", self._word + text)
         return "".join(map(self._placed, whole))
@@ -98,7 +100,7 @@ class WordWrap:
     def _placed(self, word: str) -> str:
         length = cell_len(word.rstrip())
         # the last column is left to the space behind a word, which must not begin the next line
-        breaks = self._width is not None and self._column > 0 and self._column + length >= self._width
+        breaks = self.width is not None and self._column > 0 and self._column + length >= self.width
         self._column = 0 if word.endswith("\n") else (0 if breaks else self._column) + cell_len(word)
         return "\n" + word if breaks else word
 
@@ -134,6 +136,26 @@ class End:
         lines = console.render_lines(self._renderable, options.update(height=None), pad=False, new_lines=True)
         for line in lines[-(console.height - 1) :]:
             yield from line
+
+
+class Waiting:
+    """What is waited for and for how long, as soon as it is long; it leaves nothing behind."""
+
+    def __init__(self, console: Console, moves: bool, what: str) -> None:
+        self._what = visible(what)
+        self._begun = time.monotonic()
+        self._end = Redrawn(console, moves, self._line)
+
+    def push(self, text: str) -> None:
+        """Take nothing: there is none yet."""
+
+    def close(self) -> None:
+        """Clear its place."""
+        self._end.remove()
+
+    def _line(self) -> Text:
+        seconds = int(time.monotonic() - self._begun)
+        return Text(f"{self._what} … {seconds} s, Ctrl-C stops" if seconds else "", style="dim")
 
 
 class MarkdownText:
@@ -244,13 +266,17 @@ class CallLine:
 
 
 def pretty_arguments(name: str, arguments: str) -> tuple[str, str]:
-    """Arguments as people read them, and their language: code of `python`, indented JSON, or the text as it is."""
+    """Arguments as people read them, and their language: code of `python`, lines, indented JSON, or what there is."""
     if name == "python":
         return arguments, "python"
     try:
         value = json.loads(arguments)
     except (ValueError, RecursionError):
         return arguments, "text"
+    if isinstance(value, dict) and len(value) == 1:
+        (only,) = value.values()
+        if isinstance(only, str) and "\n" in only:  # its lines, such as a patch's
+            return only, "diff" if name == "apply_patch" else "text"
     if isinstance(value, dict) and len(value) > 1:
         return json.dumps(value, ensure_ascii=False, indent=2), "json"
     return arguments, "json"

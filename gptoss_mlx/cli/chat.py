@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
 from .app import OneLineErrors
-from .options import Loading, load_runtime, loading_options, sampling_options, sampling_params
+from .options import Loading, loading_options, sampling_options, sampling_params
 from .toolset import ToolOptions, open_tools, tool_options
 
 if TYPE_CHECKING:
-    from gptoss_mlx.runtime import GptOss
     from gptoss_mlx.toolbox import ToolLike
 
     from .session import Session
@@ -61,6 +59,7 @@ def _session(tools: list[ToolLike], options: dict[str, Any], given: set[str], *,
         given: those that are on the command line, and no defaults.
         kept: whether a new session is saved.
     """
+    from .models import LocalModels
     from .printer import AnswerPrinter
     from .session import Session
     from .sessions import SessionStore, read_session
@@ -68,13 +67,9 @@ def _session(tools: list[ToolLike], options: dict[str, Any], given: set[str], *,
     store = SessionStore()
     file = store.newest() if options["resume"] else store.new() if kept else None
     saved = read_session(file) if options["resume"] and file is not None else None
-    sampling, loading = sampling_params(options), Loading.taken(options)
-
-    def load(name: str | None) -> GptOss:
-        return load_runtime(_find(name), loading)
-
+    sampling, models = sampling_params(options), LocalModels(Loading.taken(options))
     model = options["model"] or (None if saved is None else saved.model)
-    talk = load(model).session(
+    talk = models.load(models.find(model)).session(
         effort=options["effort"],
         instructions=options["system"],
         tools=tools,
@@ -83,7 +78,7 @@ def _session(tools: list[ToolLike], options: dict[str, Any], given: set[str], *,
         reasoning_budget=options["reasoning_budget"],
     )
     printer = AnswerPrinter(options["analysis"] or ("shown" if sys.stdout.isatty() else "hidden"))
-    session = Session(talk, printer, load, store=store, file=file)
+    session = Session(talk, printer, models, store=store, file=file)
     if saved is not None and file is not None:
         session.load(file)
         talk.effort = options["effort"] if "effort" in given else talk.effort
@@ -102,20 +97,5 @@ def _hold(session: Session, question: str | None, at_terminal: bool) -> None:
         session.answer(question)
     elif at_terminal:
         terminal.run(session)
-    else:
-        session.run_lines(sys.stdin)
-
-
-def _find(name: str | None) -> Path:
-    """The folder of a model, once it is told which one that is."""
-    from gptoss_mlx import demo, hub
-
-    from .printer import remark, terminal_console
-
-    folder = hub.find(name) if name is not None else hub.newest() or demo.MODEL_FOLDER
-    console = terminal_console(stderr=True)
-    if folder == demo.MODEL_FOLDER:
-        remark(demo.NOTICE, console)
-    elif name is None:
-        remark(f"model: {hub.display_name(folder)} ({folder})", console)
-    return folder
+    elif not session.run_lines(sys.stdin):
+        sys.exit(1)

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 from gptoss_mlx.answer_format import AnswerFormat
 from gptoss_mlx.errors import HarmonyError, RequestError
+from gptoss_mlx.events import is_call
 from gptoss_mlx.harmony import Conversation, ReasoningEffort, Role
 from gptoss_mlx.hub import ALIASES, DEMO
 from gptoss_mlx.toolbox import declarations
 
 from .clipboard import copy
 from .export import export
-from .printer import ANALYSIS
+from .printer import ANALYSIS, listing
 from .sessions import read_session
 
 if TYPE_CHECKING:
@@ -61,12 +62,14 @@ def run_command(session: Session, line: str) -> None:
     name, *rest = line.split(maxsplit=1)
     if name not in COMMANDS:
         raise RequestError(f"{name}: no such command; /help lists them")
-    COMMANDS[name].run(session, rest[0].strip() if rest else "")
+    argument, command = rest[0].strip() if rest else "", COMMANDS[name]
+    if argument and not command.takes:
+        raise RequestError(f"{name}: nothing behind it expected, {argument!r} found")
+    command.run(session, argument)
 
 
 def _help(session: Session, _: str) -> None:
-    for name, command in COMMANDS.items():
-        session.printer.note(f"{name} {command.takes}".ljust(32) + command.help)
+    listing({f"{name} {command.takes}": command.help for name, command in COMMANDS.items()}, session.printer.remarks)
 
 
 def _tools(session: Session, _: str) -> None:
@@ -82,7 +85,7 @@ def _tools(session: Session, _: str) -> None:
 
 def _model(session: Session, argument: str) -> None:
     if argument:
-        session.chat.model = session.load_model(argument)
+        session.switch(argument)
     model = session.chat.model
     session.printer.note(f"model: {model.name} ({model.folder})")
 
@@ -100,9 +103,19 @@ def _analysis(session: Session, argument: str) -> None:
     session.printer.note(f"analysis: {session.printer.analysis}")
 
 
+def _thoughts(session: Session, _: str) -> None:
+    said = session.chat.messages
+    last = max((i for i, message in enumerate(said) if message.role is Role.USER), default=0)
+    thoughts = [m.text for m in said[last:] if m.channel == "analysis" and not is_call(m)]
+    if not thoughts:
+        raise RequestError("/thoughts: an answer with thoughts expected, there is none yet")
+    session.printer.note("\n\n".join(thoughts))
+
+
 def _system(session: Session, argument: str) -> None:
-    session.chat.instructions = argument or None
-    session.printer.note(f"system: {argument}" if argument else "system: none")
+    if argument:
+        session.chat.instructions = None if argument == "off" else argument
+    session.printer.note(f"system: {session.chat.instructions or 'none'}")
 
 
 def _schema(session: Session, argument: str) -> None:
@@ -224,10 +237,11 @@ def _file(argument: str, command: str) -> Path:
 COMMANDS = {
     "/help": Command(_help, "show this list"),
     "/tools": Command(_tools, "what the model may call"),
-    "/model": Command(_model, "which model answers, or another one", "[NAME]", lambda _: (DEMO, *ALIASES)),
+    "/model": Command(_model, "which model answers, or another one", "[NAME]", lambda _: (DEMO, *ALIASES), True),
     "/effort": Command(_effort, "how long the model thinks", "[low|medium|high]", lambda _: EFFORTS),
     "/analysis": Command(_analysis, "how thoughts are printed", "[shown|collapsed|hidden]", lambda _: ANALYSIS),
-    "/system": Command(_system, "instructions; without a text: none", "[TEXT]"),
+    "/system": Command(_system, "what the model should keep to", "[TEXT|off]", lambda _: ("off",)),
+    "/thoughts": Command(_thoughts, "print the thoughts behind the last answer"),
     "/schema": Command(_schema, "what JSON answers must be", "[FILE|JSON|off]", lambda _: ("off",), True),
     "/retry": Command(_retry, "answer the last question again"),
     "/edit": Command(_edit, "change the last question and ask it", "[TEXT]"),
@@ -240,5 +254,5 @@ COMMANDS = {
     "/load": Command(
         _load, "list saved sessions, or go on with one", "[NAME|FILE]", lambda session: session.store.names(), True
     ),
-    "/quit": Command(_quit, "leave (so does Ctrl-D); Ctrl-C stops an answer"),
+    "/quit": Command(_quit, "leave, like Ctrl-D (Ctrl-C stops an answer)"),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -96,20 +97,29 @@ def loading_options(command: F) -> F:
 def load_runtime(folder: Path, wanted: Loading) -> GptOss:
     """Load a model behind a progress bar; what is to be said about memory goes to standard error.
 
-    When the command ends, what was read is kept, if that is wanted.
+    When the command ends, what was read is kept, if that is wanted and nobody has let go of the model before.
 
     Raises:
         GptOssError: see `gptoss_mlx.load`.
     """
-    verdict = memory.check_folder(folder, wanted.context)
-    if not wanted.force:
-        verdict.require()
-    if verdict.note:
-        click.echo(f"warning: {verdict.note}", err=True)
+    note = check_memory(folder, wanted)
+    if note:
+        click.echo(f"warning: {note}", err=True)
     options = EngineOptions(prompt_cache=wanted.prompt_cache)
     with loading() as progress:
         runtime = load(
             folder, context=wanted.context, force=wanted.force, options=options, draft=wanted.draft, progress=progress
         )
-    click.get_current_context().call_on_close(runtime.engine.save)
+    save = weakref.WeakMethod(runtime.engine.save)  # a model that is let go must not be held for its prompts
+    click.get_current_context().call_on_close(lambda: (kept := save()) is None or kept())
     return runtime
+
+
+def check_memory(folder: Path, wanted: Loading) -> str:
+    """What is to be said about a model's memory; what this process has loaded counts as free.
+
+    Raises:
+        GptOssError: it does not fit, or is no model.
+    """
+    verdict = memory.check_folder(folder, wanted.context)
+    return (verdict if wanted.force else verdict.require()).note

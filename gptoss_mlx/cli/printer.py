@@ -8,15 +8,27 @@ without any control sequence.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from rich.console import Console
 
+from gptoss_mlx.errors import RequestError
 from gptoss_mlx.events import CallCompleted, CallDelta, CallStarted, Event, TextDelta, ToolOutput
 from gptoss_mlx.tools import ToolResult
 
-from .blocks import Block, CallLine, CallPanel, CollapsedThoughts, MarkdownText, PlainText, result_panel, visible
+from .blocks import (
+    Block,
+    CallLine,
+    CallPanel,
+    CollapsedThoughts,
+    MarkdownText,
+    PlainText,
+    Waiting,
+    result_panel,
+    visible,
+)
 from .sessions import data_folder, new_name, write_file
 
 ANALYSIS = ("shown", "collapsed", "hidden")
@@ -53,22 +65,30 @@ class AnswerPrinter:
     def print(self, event: Event) -> None:
         """Print one event."""
         match event:
+            case TextDelta("analysis") if self.analysis == "hidden":
+                self.wait("thinking")
             case TextDelta("analysis", text):
-                if self.analysis != "hidden":
-                    self._push("analysis", text, self._thoughts)
+                self._push("analysis", text, self._thoughts)
             case TextDelta(channel, text):
                 self._push(channel, text, self._answer)
             case CallStarted(index, _, _, name):
                 self._push(f"call {index}", "", lambda: self._call(name))
             case CallDelta(index, _, _, text) if self._block is not None:
                 self._block.push(text)
-            case CallCompleted():
-                self.close()
+            case CallCompleted(_, call):
+                self.wait(f"running {call.name}")
             case ToolOutput(_, result):
                 self.close()
                 self._result(result)
+                self.wait("reading")
             case _:
                 pass
+
+    def wait(self, what: str) -> None:
+        """Show what the answer waits for until something comes of it; nothing where the cursor stays."""
+        if self._kind != what:
+            self.close()
+            self._kind, self._block = what, Waiting(self.remarks, self._moves, what)
 
     def close(self) -> None:
         """End the answer: what is still shown provisionally becomes final, and the cursor stands on a new line."""
@@ -112,13 +132,23 @@ class AnswerPrinter:
             self.console.print(result_panel(result))
         else:
             self.note(f"<- {result.text.rstrip()}")
-        for image in result.images:  # not broken between words: it is to be copied
-            self.remarks.print(f"picture: {self._save(image)}", markup=False, soft_wrap=True)
+        for image in result.images:
+            path = self._pictures / f"{new_name()}.png"
+            try:
+                write_file(path, image)
+            except RequestError as error:  # the answer goes on
+                self.note(f"Error: {error}")
+            else:  # not broken between words: it is to be copied
+                self.remarks.print(f"picture: {path}", markup=False, soft_wrap=True)
 
-    def _save(self, image: bytes) -> Path:
-        path = self._pictures / f"{new_name()}.png"
-        write_file(path, image)
-        return path
+
+def listing(rows: Mapping[str, str], console: Console) -> None:
+    """Print what there is and what it is for, side by side; below each other where a terminal has no room for that."""
+    first = max(map(len, rows)) + 2
+    for name, about in rows.items():
+        beside = f"{name:{first}}{about}"
+        fits = not console.is_terminal or len(beside) < console.width
+        remark(beside if fits else f"{name}\n{textwrap.indent(about, '    ')}", console)
 
 
 def remark(text: str, console: Console) -> None:
@@ -130,4 +160,12 @@ def remark(text: str, console: Console) -> None:
 def terminal_console(*, stderr: bool = False) -> Console:
     """Standard output or standard error. With NO_COLOR set it has no styles either, as colours are not all of them."""
     plain = bool(os.environ.get("NO_COLOR"))
-    return Console(stderr=stderr, highlight=False, color_system=None if plain else "auto")
+    return _Console(stderr=stderr, highlight=False, color_system=None if plain else "auto")
+
+
+class _Console(Console):
+    """A console that leaves it to the command what happens when nobody reads on."""
+
+    def on_broken_pipe(self) -> None:
+        """Pass it on; rich would exit."""
+        raise BrokenPipeError

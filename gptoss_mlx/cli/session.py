@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import gc
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
 
+import mlx.core as mx
+
 from gptoss_mlx.errors import GptOssError, RequestError
 from gptoss_mlx.events import Done, Reply, ToolCall
 from gptoss_mlx.harmony import Conversation, render
-from gptoss_mlx.runtime import GptOss
 from gptoss_mlx.session import ChatSession
 from gptoss_mlx.toolbox import Toolbox
 
 from .commands import is_command, run_command
+from .models import Models
 from .printer import AnswerPrinter
-from .sessions import SavedSession, SessionStore, read_session, write_session
+from .sessions import SavedSession, SessionStore, read_session, version, write_session
 from .status import Stopwatch, Totals, status_line
 from .toolset import cited_sources
-
-Load = Callable[[str], GptOss]
 
 
 class Person(Protocol):
@@ -39,7 +40,7 @@ class Session:
     Args:
         chat: the conversation.
         printer: where answers go.
-        load: finds and loads a model by name.
+        models: where another model comes from.
         person: None in a pipe.
         store: where sessions are kept.
         file: where this one is written after each answer; None: nowhere.
@@ -49,7 +50,7 @@ class Session:
         self,
         chat: ChatSession,
         printer: AnswerPrinter,
-        load: Load,
+        models: Models,
         *,
         person: Person | None = None,
         store: SessionStore | None = None,
@@ -57,7 +58,7 @@ class Session:
     ) -> None:
         self.chat = chat
         self.printer = printer
-        self.load_model = load
+        self.models = models
         self.person = person
         self.store: SessionStore = store or SessionStore()
         self.file = file
@@ -66,28 +67,32 @@ class Session:
         self.always: set[str] = set()
         """Tools that may be called without asking."""
         self.unanswered: str | None = None
-        """A question whose answer was stopped."""
+        """A question whose answer was stopped, or failed."""
         self.totals = Totals()
-        self.ended = False
+        self.ended = self.failed = False
+        self._seen = version(file)
+        self._is_kept = True
         printer.count = self.count
 
     # Questions
 
     def answer(self, question: str) -> None:
-        """Answer a question, remember and keep both; an interrupt leaves the history as it was and is passed on."""
-        watch = Stopwatch()
+        """Answer a question, remember and keep both; an interrupt or error leaves the history as it was."""
+        watch, before, reply = Stopwatch(), self.chat.messages, None
         self.printer.is_json = self.response_format is not None
         try:
+            self.printer.wait("reading")
             with closing(watch.watch(self.chat.stream(question, response_format=self.response_format))) as events:
                 for event in events:
                     self.printer.print(event)
-                    if isinstance(event, Done):
-                        self._conclude(event.reply, watch.first_token)
-        except KeyboardInterrupt:
-            self.unanswered = question
+                    reply = event.reply if isinstance(event, Done) else None
+        except (KeyboardInterrupt, GptOssError):
+            self.chat.messages, self.unanswered = before, question
             raise
         finally:
             self.printer.close()
+        if reply is not None:
+            self._conclude(reply, watch.first_token)
 
     def ask_again(self, question: str) -> None:
         """Answer `question` in place of the last one; if that fails, everything stays as it was."""
@@ -121,6 +126,7 @@ class Session:
         choice = self.person.choose(f"run {call.name}?")
         if choice == "a":
             self.always.add(call.name)
+        self.printer.wait(f"running {call.name}")
         return choice in ("y", "a")
 
     # Lines
@@ -136,16 +142,18 @@ class Session:
             else:
                 self.answer(line)
         except GptOssError as error:
+            self.failed = True
             self.printer.note(f"Error: {error}")
         except KeyboardInterrupt:
-            self.printer.note("(stopped; the question and what was answered are forgotten, /retry asks again)")
+            self.printer.note("(stopped; an unfinished answer is forgotten, /retry asks again)")
         return not self.ended
 
-    def run_lines(self, lines: Iterable[str]) -> None:
-        """Take every line of an input that is no terminal."""
+    def run_lines(self, lines: Iterable[str]) -> bool:
+        """Take every line of an input that is no terminal. Returns whether all went well."""
         for line in lines:
             if not self.say(line):
-                return
+                break
+        return not self.failed
 
     # What commands do
 
@@ -167,7 +175,30 @@ class Session:
         self.chat.messages, self.chat.declared = [], ()
         self.unanswered = None
         if self.file is not None:
-            self.file = self.store.new()
+            self._keep_in(self.store.new())
+
+    def switch(self, name: str) -> None:
+        """Answer with another model.
+
+        The one before goes first, as both may not fit in memory; it comes back where the other cannot be loaded.
+        """
+        folder, before = self.models.find(name), self.chat.model
+        if folder == before.folder:
+            return
+        before.engine.save()
+        old, called = before.folder, before.name
+        del before, self.chat.model
+        gc.collect()
+        mx.clear_cache()
+        self.ended = True  # unless there is a model again
+        try:
+            self.chat.model = self.models.load(folder)
+        except BaseException:  # an interrupt, too
+            self.chat.model = self.models.load(old)
+            self.printer.note(f"(going on with {called})")
+            raise
+        finally:
+            self.ended = not hasattr(self.chat, "model")
 
     def save(self, file: Path) -> None:
         """Write the conversation. Tools are not declared in it: which there are is said when it is loaded."""
@@ -185,7 +216,7 @@ class Session:
         self.response_format = saved.response_format
         self.unanswered = None
         if self.file is not None:
-            self.file = file if file.parent == self.store.folder else self.store.new()
+            self._keep_in(file if file.parent == self.store.folder else self.store.new())
         return saved
 
     def _conclude(self, reply: Reply, first_token: float | None) -> None:
@@ -203,8 +234,19 @@ class Session:
         if self.file is not None:
             self._keep(self.file)
 
+    def _keep_in(self, file: Path) -> None:
+        self.file, self._seen = file, version(file)
+
     def _keep(self, file: Path) -> None:
+        """Write the session, but over nobody else's; where that fails, the answer is there all the same."""
+        if version(file) != self._seen:
+            file = self.store.new()
+            self.printer.note(f"(another program has changed {self.file}; this session goes on as {file.stem})")
         try:
             self.save(file)
-        except RequestError as error:  # the answer is there all the same
-            self.printer.note(f"Error: {error}")
+            self._is_kept = True
+        except RequestError as error:
+            if self._is_kept:  # else it was said already
+                self.printer.note(f"Error: {error}; the session is not kept")
+            self._is_kept = False
+        self._keep_in(file)

@@ -126,6 +126,15 @@ def write_file(path: Path, data: bytes) -> None:
         raise RequestError(f"{path}: cannot be written ({error.strerror})") from None
 
 
+def version(path: Path | None) -> tuple[int, int] | None:
+    """What tells a file from the one that replaces it; None where there is none."""
+    try:
+        found = None if path is None else path.stat()
+    except OSError:
+        return None
+    return found and (found.st_ino, found.st_mtime_ns)
+
+
 def new_name() -> str:
     """A name for something made now, which no other program chooses; names sort by time."""
     return f"{datetime.datetime.now():%Y-%m-%d-%H%M%S}-{secrets.token_hex(2)}"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from prompt_toolkit import PromptSession
@@ -17,6 +20,11 @@ from prompt_toolkit.output import ColorDepth
 from .commands import COMMANDS
 from .session import Session
 
+if sys.platform != "win32":
+    import termios
+
+LOCAL_MODES = 3
+"""Where `termios.tcgetattr` has what a terminal does with keys."""
 QUOTES = '"""'
 
 
@@ -39,15 +47,16 @@ class Terminal:
         """Ask for lines and answer them until /quit or Ctrl-D."""
         session.printer.note("Ask anything; /help lists the commands, Alt-Enter begins a line, Ctrl-D leaves.")
         self._lines.completer = CommandCompleter(session)
-        while True:
-            try:
-                line = self._lines.prompt("> ")
-            except KeyboardInterrupt:
-                continue
-            except EOFError:
-                return
-            if not session.say(unquoted(line)):
-                return
+        with interrupted(lambda: None):  # by a Ctrl-C that comes too late for an answer
+            while not session.ended:
+                try:
+                    line = self._lines.prompt("> ")
+                except EOFError:
+                    return
+                except KeyboardInterrupt:
+                    continue
+                with suppress(KeyboardInterrupt), interrupted(_stop), quiet_keys():
+                    session.say(unquoted(line))
 
     def choose(self, question: str) -> str:
         """Ask for y, n or a until one of them is given; Ctrl-D means no."""
@@ -125,13 +134,61 @@ def _keys() -> KeyBindings:
     return keys
 
 
+@contextmanager
+def interrupted(act: Callable[[], None]) -> Iterator[None]:
+    """Let a Ctrl-C do something else meanwhile than it did before."""
+    before = signal.signal(signal.SIGINT, lambda *_: act())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _stop() -> None:
+    """Stop what is done, once: a second Ctrl-C must not stop what clears up after it."""
+    signal.signal(signal.SIGINT, lambda *_: None)
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def quiet_keys() -> Iterator[None]:
+    """Keep what is typed meanwhile out of what is printed, for the next prompt to read; Ctrl-C stays what it is."""
+    if sys.platform == "win32":  # its console echoes nothing that nobody reads
+        yield
+        return
+    keyboard = sys.stdin.fileno()
+    before = termios.tcgetattr(keyboard)
+    quiet = [*before]
+    quiet[LOCAL_MODES] &= ~(termios.ECHO | termios.ICANON)
+    termios.tcsetattr(keyboard, termios.TCSADRAIN, quiet)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(keyboard, termios.TCSADRAIN, before)
+
+
+class LastingHistory(FileHistory):
+    """Lines in a file; one that the file does not take, on a full disk for instance, is kept in this session alone."""
+
+    def load_history_strings(self) -> Iterable[str]:
+        """Read the lines; none where the file cannot be read."""
+        with suppress(OSError):
+            return list(super().load_history_strings())
+        return []
+
+    def store_string(self, string: str) -> None:
+        """Write a line."""
+        with suppress(OSError):
+            super().store_string(string)
+
+
 def input_history() -> History:
     """The lines typed in earlier sessions; only this session's where no such file can be kept."""
-    state = Path(os.environ.get("XDG_STATE_HOME", Path.home() / ".local" / "state"))
+    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
     path = state / "gptoss_mlx" / "chat_history"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600)
     except OSError:
         return InMemoryHistory()
-    return FileHistory(path)
+    return LastingHistory(path)

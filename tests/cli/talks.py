@@ -10,12 +10,15 @@ from typing import Any
 from rich.console import Console
 
 from gptoss_mlx import GptOss
+from gptoss_mlx.cli.models import LocalModels, Models
+from gptoss_mlx.cli.options import Loading
 from gptoss_mlx.cli.printer import AnswerPrinter
 from gptoss_mlx.cli.session import Session
 from gptoss_mlx.cli.sessions import SessionStore
 from scripted import Script
 
 ESCAPE = "\x1b"
+LOADING = Loading(context=4096, force=False, prompt_cache=None, draft=None)
 
 
 class Puppet:
@@ -47,7 +50,7 @@ class Talk:
         *,
         terminal: bool = True,
         person: Puppet | None = None,
-        load: Callable[[str], GptOss] | None = None,
+        models: Models | None = None,
         **settings: Any,
     ) -> None:
         self._out = io.StringIO()
@@ -56,9 +59,13 @@ class Talk:
         self.printer.remarks = console
         self.store = SessionStore(folder / "sessions")
         chat = model.session(**{"date": "2026-01-31"} | settings)
-        loading = load or (lambda _: model)
         self.session = Session(
-            chat, self.printer, loading, person=person, store=self.store, file=self.store.folder / "talk.json"
+            chat,
+            self.printer,
+            models or LocalModels(LOADING),
+            person=person,
+            store=self.store,
+            file=self.store.folder / "talk.json",
         )
         chat.confirm = self.session.allows if person is not None else None
 
