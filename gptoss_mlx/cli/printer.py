@@ -32,6 +32,9 @@ from .blocks import (
 from .sessions import data_folder, new_name, write_file
 
 ANALYSIS = ("shown", "collapsed", "hidden")
+INDENT = " " * 4
+NARROWEST = 10
+"""Columns that a listing takes at least."""
 
 
 class AnswerPrinter:
@@ -146,9 +149,11 @@ def listing(rows: Mapping[str, str], console: Console) -> None:
     """Print what there is and what it is for, side by side; below each other where a terminal has no room for that."""
     first = max(map(len, rows)) + 2
     for name, about in rows.items():
-        beside = f"{name:{first}}{about}"
-        fits = not console.is_terminal or len(beside) < console.width
-        remark(beside if fits else f"{name}\n{textwrap.indent(about, '    ')}", console)
+        shown = f"{name:{first}}{about}"
+        if console.is_terminal and len(shown) >= console.width:
+            room = max(NARROWEST, console.width - 1)
+            shown = f"{name}\n{textwrap.fill(about, room, initial_indent=INDENT, subsequent_indent=INDENT)}"
+        remark(shown, console)
 
 
 def remark(text: str, console: Console) -> None:

@@ -30,17 +30,17 @@ class _Drawn(pyte.Screen):
 class Screen:
     """A terminal in which `python -m gptoss_mlx.chat` runs."""
 
-    def __init__(self, home: Path, *arguments: str, **environment: str) -> None:
+    def __init__(self, home: Path, *arguments: str, columns: int = COLUMNS, **environment: str) -> None:
         kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "VIRTUAL_ENV") if name in os.environ}
         places = {"HOME": str(home), "PYTHONPATH": os.pathsep.join((str(ROOT), *sys.path[1:]))}
         variables = {**kept, **places, "TERM": "xterm-256color", "LANG": "C.UTF-8", **environment}
         command = ["-W", "error", "-m", "gptoss_mlx.chat", "--model", "demo", "--temp", "0", *arguments]
-        self._screen = _Drawn(COLUMNS, LINES)
+        self._screen = _Drawn(columns, LINES)
         self._stream = pyte.Stream(self._screen)
         self.raw = ""
         """Everything that was written."""
         self.program = pexpect.spawn(
-            sys.executable, command, cwd=home, env=variables, dimensions=(LINES, COLUMNS), encoding="utf-8"
+            sys.executable, command, cwd=home, env=variables, dimensions=(LINES, columns), encoding="utf-8"
         )
         self._screen.answer = self.program.send
 
@@ -57,19 +57,6 @@ class Screen:
             assert time.monotonic() < end, f"{seen!r} does not come:\n{self.text}"
             self._read()
         return self.text
-
-    def press(self, key: str, seen: str) -> str:
-        """Press a key, and once more every few seconds while nothing comes of it, as a person would; see `until`."""
-        pressed = -PATIENCE
-
-        def holds(text: str) -> bool:
-            nonlocal pressed
-            if seen not in text and time.monotonic() > pressed + 5:
-                self.program.send(key)
-                pressed = time.monotonic()
-            return seen in text
-
-        return self.until(holds)
 
     def type(self, text: str, seen: Callable[[str], bool] | str) -> str:
         """Type a text, and wait; see `until`."""

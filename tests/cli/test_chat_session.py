@@ -247,7 +247,8 @@ class Shelf:
         self._failure = failure
         self.first = gptoss_mlx.load("demo")
         self.alive = weakref.ref(self.first)
-        self.was_alive: bool | None = None
+        self.loads: list[bool] = []
+        """Whether the first model was there at each."""
 
     def find(self, name: str | None) -> Path:
         if name != "other":
@@ -256,7 +257,7 @@ class Shelf:
 
     def load(self, folder: Path) -> GptOss:
         if folder == self._other:
-            self.was_alive = self.alive() is not None
+            self.loads.append(self.alive() is not None)
             if self._failure is not None:
                 raise self._failure
         return gptoss_mlx.load(folder)
@@ -281,12 +282,13 @@ def test_another_model_is_loaded_when_the_one_before_is_gone(other: Path, tmp_pa
     talk("What is 1 + 1?")
     assert "model: the embedded demonstration model" in talk("/model")
     assert "Error: what: no such folder" in talk("/model what")
-    assert shelf.was_alive is None
+    assert shelf.loads == []
     assert str(other) in talk("/model other")
-    assert shelf.was_alive is False
+    assert shelf.loads == [False]
     first = talk.session.chat.model
     talk("/model other")
     assert talk.session.chat.model is first
+    assert len(shelf.loads) == 1
     assert "tokens/s" in talk("What is 2 + 2?")
 
 

@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+import pyte
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,8 +14,8 @@ from rich.cells import cell_len
 from rich.console import Console
 from talks import ESCAPE
 
-from gptoss_mlx.cli.blocks import WordWrap, pretty_arguments, result_panel, split_blocks, visible
-from gptoss_mlx.cli.printer import AnswerPrinter, remark, terminal_console
+from gptoss_mlx.cli.blocks import PlainText, WordWrap, pretty_arguments, result_panel, split_blocks, visible
+from gptoss_mlx.cli.printer import AnswerPrinter, listing, remark, terminal_console
 from gptoss_mlx.events import CallCompleted, CallDelta, CallStarted, TextDelta, ToolCall, ToolOutput
 from gptoss_mlx.tools import ToolResult
 
@@ -126,6 +127,51 @@ def test_arguments_are_made_readable() -> None:
     assert pretty_arguments("f", '{"a":1,"b":2}') == ('{\n  "a": 1,\n  "b": 2\n}', "json")
     assert pretty_arguments("f", '{"a":1}') == ('{"a":1}', "json")
     assert pretty_arguments("f", '{"a":') == ('{"a":', "text")
+    assert pretty_arguments("f", '{"a":"b\\nc"}') == ("b\nc", "text")
+    assert pretty_arguments("apply_patch", '{"patch":"+a\\n-b"}') == ("+a\n-b", "diff")
+
+
+def test_what_is_waited_for_is_shown_and_cleared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, now = io.StringIO(), [0.0]
+    monkeypatch.setattr("gptoss_mlx.cli.blocks.time.monotonic", lambda: now[0])
+    console = Console(file=out, force_terminal=True, width=60, color_system="standard", highlight=False)
+    printer = AnswerPrinter("hidden", console)
+    printer.wait("reading")
+    now[0] = 3.0
+    printer._block.push("x")  # type: ignore[union-attr]
+    printer._block._end._live.refresh()  # type: ignore[union-attr]
+    assert "reading … 3 s, Ctrl-C stops" in out.getvalue()
+    printer.print(TextDelta("analysis", "Hm."))
+    thinking = printer._block
+    printer.print(TextDelta("analysis", "Hm."))
+    assert printer._block is thinking
+    printer.print(TextDelta("final", "So."))
+    printer.close()
+    screen = pyte.Screen(60, 10)
+    pyte.Stream(screen).feed(out.getvalue().replace("\n", "\r\n"))
+    assert [line.rstrip() for line in screen.display if line.strip()] == ["So."]
+
+
+def test_text_wraps_at_the_width_that_there_is(tmp_path: Path) -> None:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=60, color_system=None)
+    text = PlainText(console)
+    text.push("one two three ")
+    console.width = 10
+    text.push("four five six seven")
+    text.close()
+    assert out.getvalue() == "one two three \nfour five \nsix seven\n"
+
+
+def test_a_listing_goes_below_where_it_does_not_fit_beside(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = {"/a": "does this", "/abc": "does that"}
+    for width, expected in (
+        (20, "/a    does this\n/abc  does that\n"),
+        (12, "/a\n    does\n    this\n/abc\n    does\n    that\n"),
+    ):
+        out = io.StringIO()
+        listing(rows, Console(file=out, force_terminal=True, width=width, color_system=None))
+        assert out.getvalue() == expected
 
 
 def test_json_is_not_taken_for_markdown(tmp_path: Path) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import signal
+import stat
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,11 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
+from prompt_toolkit.history import InMemoryHistory
 from screen import COLUMNS, Screen
 from talks import ESCAPE, Talk
 
 import gptoss_mlx
-from gptoss_mlx.cli.terminal import CommandCompleter, is_unfinished, unquoted
+from gptoss_mlx.cli.terminal import CommandCompleter, input_history, is_unfinished, unquoted
 
 STYLE = re.compile(r"\x1b\[[\d;]*m")
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals on Windows")
@@ -30,8 +34,8 @@ def screens(tmp_path: Path) -> Iterator[Any]:
     """Starts the program; it is ended with the test."""
     opened: list[Screen] = []
 
-    def start(*arguments: str, **environment: str) -> Screen:
-        opened.append(Screen(tmp_path, *arguments, **environment))
+    def start(*arguments: str, **settings: Any) -> Screen:
+        opened.append(Screen(tmp_path, *arguments, **settings))
         opened[-1].until(lambda text: text.endswith("\n>"))
         return opened[-1]
 
@@ -82,17 +86,57 @@ def test_a_call_is_confirmed_and_shown_as_a_panel(screens: Any, tmp_path: Path) 
     screen.type("/tools\r", "get_weather (always allowed): Get the weather in a city.")
 
 
-def test_ctrl_c_stops_the_answer_and_not_the_session(screens: Any, tmp_path: Path) -> None:
-    wait = 'print("BEGUN", flush=True)\n    while not pathlib.Path("go").exists(): time.sleep(0.05)\n    return'
-    (tmp_path / "slow_tools.py").write_text("import pathlib, time\n" + WEATHER.replace("return", wait))
-    screen = screens("--tool", "slow_tools:get_weather", "--yes")
+@pytest.fixture
+def endless(tmp_path: Path) -> tuple[str, ...]:
+    """Options that offer a tool which says that it has begun, and never returns."""
+    body = 'print("BEGUN", flush=True)\n    while True: time.sleep(0.05)'
+    (tmp_path / "endless_tools.py").write_text("import time\n" + WEATHER.replace('return "7 C, snow"', body))
+    return "--tool", "endless_tools:get_weather", "--yes"
+
+
+def test_ctrl_c_stops_the_answer_and_not_the_session(screens: Any, endless: tuple[str, ...]) -> None:
+    screen = screens(*endless)
     screen.type("What is the weather in Oslo?\r", "BEGUN")
-    screen.press("\x03", "/retry asks again")
-    (tmp_path / "go").touch()
+    screen.until("running get_weather … 1 s, Ctrl-C stops")
+    assert "running" not in screen.type("\x03", "/retry asks again")
     assert PARIS in screen.type("What is the capital of France?\r", "tokens/s")
     screen.type("half a quest\x03", lambda text: text.endswith("\n>"))
-    screen.program.send("\x04")
+    screen.program.send("\x04")  # the tool still runs, and does not keep the program
     assert screen.end() == 0
+
+
+def test_keys_pressed_during_an_answer_wait_for_the_next_prompt(screens: Any, endless: tuple[str, ...]) -> None:
+    screen = screens(*endless)
+    screen.type("What is the weather in Oslo?\r", "BEGUN")
+    screen.program.send("/effort high\r\x04")
+    screen.until("running get_weather … 1 s")
+    assert "/effort" not in screen.text
+    screen.program.kill(signal.SIGINT)  # the key would be read before what was typed
+    screen.until("effort: high")
+    assert screen.end() == 0
+
+
+def test_impatience_ends_nothing(screens: Any, endless: tuple[str, ...]) -> None:
+    screen = screens(*endless)
+    screen.type("What is the weather in Oslo?\r", "BEGUN")
+    for _ in range(20):
+        screen.program.kill(signal.SIGINT)
+        time.sleep(0.01)
+    screen.until("/retry asks again")
+    assert PARIS in screen.type("What is the capital of France?\r", "tokens/s")
+
+
+@pytest.mark.parametrize(
+    ("columns", "environment"),
+    [(40, {}), (200, {}), (80, {"TERM": "dumb"}), (80, {"PYTHONIOENCODING": "ascii:strict"})],
+)
+def test_other_terminals(columns: int, environment: dict[str, str], screens: Any) -> None:
+    screen = screens(columns=columns, **environment)
+    text = screen.type("What is the capital of France?\r", "first token")
+    assert PARIS in text.replace("of\nFrance", "of France")
+    text = screen.type("/help\r", "/quit")
+    beside = "/quit                               leave, like Ctrl-D"
+    assert (beside if columns >= 80 else "/quit\n    leave, like Ctrl-D") in text
 
 
 def test_no_colour_means_no_styles_and_nothing_overflows(screens: Any) -> None:
@@ -132,6 +176,25 @@ def test_completion(tmp_path: Path) -> None:
     assert "demo" in completed("/model ")
     assert completed(f"/save {tmp_path}/so") == ["me.json"]
     assert completed("/what ") == completed("hello") == completed("/e\n") == []
+
+
+def test_lines_are_remembered_where_that_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_STATE_HOME", "")
+    history = input_history()
+    history.append_string("a line")
+    file = tmp_path / ".local" / "state" / "gptoss_mlx" / "chat_history"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert list(input_history().load_history_strings()) == ["a line"]
+    file.unlink()
+    file.mkdir()
+    history.append_string("another")
+    assert history.get_strings()[-1] == "another"
+    assert list(history.load_history_strings()) == []
+    monkeypatch.setenv("XDG_STATE_HOME", str(file / "x"))
+    file.rmdir()
+    file.touch()
+    assert isinstance(input_history(), InMemoryHistory)
 
 
 @pytest.mark.parametrize(
