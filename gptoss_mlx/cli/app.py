@@ -27,8 +27,6 @@ COMMANDS = {
     "verify": "convert",
 }
 """Command -> module of this package; importing them all would cost a second at every start."""
-
-
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """How the system refuses what a stream is to hold, on a full disk or where the terminal is gone."""
 

@@ -38,7 +38,8 @@ class LocalModels:
         Raises:
             GptOssError: there is none, or it does not fit in the memory that this process has or can get.
         """
-        folder = hub.find(name) if name is not None else hub.newest() or demo.MODEL_FOLDER
+        found = hub.find(name) if name is not None else hub.newest() or demo.MODEL_FOLDER
+        folder = found.absolute()  # a session may go on elsewhere
         check_memory(folder, self._wanted)
         console = terminal_console(stderr=True)
         if folder == demo.MODEL_FOLDER:

@@ -188,17 +188,14 @@ class Session:
         before.engine.save()
         old, called = before.folder, before.name
         del before, self.chat.model
-        gc.collect()
-        mx.clear_cache()
-        self.ended = True  # unless there is a model again
-        try:
-            self.chat.model = self.models.load(folder)
-        except BaseException:  # an interrupt, too
-            self.chat.model = self.models.load(old)
+        failure = self._load_model(folder)
+        if failure is not None:
+            fatal = self._load_model(old)
+            if fatal is not None:
+                self.ended = True
+                raise fatal
             self.printer.note(f"(going on with {called})")
-            raise
-        finally:
-            self.ended = not hasattr(self.chat, "model")
+            raise failure
 
     def save(self, file: Path) -> None:
         """Write the conversation. Tools are not declared in it: which there are is said when it is loaded."""
@@ -218,6 +215,17 @@ class Session:
         if self.file is not None:
             self._keep_in(file if file.parent == self.store.folder else self.store.new())
         return saved
+
+    def _load_model(self, folder: Path) -> BaseException | None:
+        """Load a model where there is none; returns what went wrong, which holds nothing of what was loaded."""
+        gc.collect()
+        mx.clear_cache()
+        try:
+            self.chat.model = self.models.load(folder)
+        except BaseException as error:  # noqa: BLE001 - the caller raises it, an interrupt too
+            error.__traceback__ = error.__context__ = None
+            return error
+        return None
 
     def _conclude(self, reply: Reply, first_token: float | None) -> None:
         """After the last event of an answer."""

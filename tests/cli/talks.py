@@ -15,10 +15,11 @@ from gptoss_mlx.cli.options import Loading
 from gptoss_mlx.cli.printer import AnswerPrinter
 from gptoss_mlx.cli.session import Session
 from gptoss_mlx.cli.sessions import SessionStore
+from gptoss_mlx.memory import CONTEXT
 from scripted import Script
 
 ESCAPE = "\x1b"
-LOADING = Loading(context=4096, force=False, prompt_cache=None, draft=None)
+LOADING = Loading(context=CONTEXT, force=False, prompt_cache=None, draft=None)
 
 
 class Puppet:
