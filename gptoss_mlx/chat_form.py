@@ -17,8 +17,9 @@ from .harmony.message import CONSTRAINED_JSON, FUNCTIONS
 THOUGHTS = ("reasoning", "reasoning_content", "thinking")
 KNOWN = {
     "role", "content", "name", "tool_calls", "tool_call_id", "function_call", "refusal", "annotations", "audio",
-    *THOUGHTS,
+    "parsed", *THOUGHTS,
 }  # fmt: skip
+"""Fields of a message; `parsed` is what OpenAI's packages add to an answer: the content, read as JSON."""
 TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 """Parts of a content that are text, and the field that holds it."""
 BUILT_IN = ("python", "browser.search", "browser.open", "browser.find")

@@ -44,6 +44,7 @@ def test_what_the_openai_client_dumps() -> None:
         "function_call": None, "tool_calls": None,
     }  # fmt: skip
     assert read([dumped]) == [Message.assistant("No.")]
+    assert read([{**dumped, "parsed": {"answer": "No."}}]) == [Message.assistant("No.")]
 
 
 def test_the_old_form_of_calls() -> None:
