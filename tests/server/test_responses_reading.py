@@ -119,6 +119,14 @@ def test_references_are_replaced_by_the_stored_items() -> None:
         resolve([{"type": "item_reference", "id": "y"}], lambda _: None)
 
 
+def test_thoughts_that_come_back_empty_are_those_that_are_stored() -> None:
+    stored = {"type": "reasoning", "id": "rs_1", "summary": [], "content": [{"type": "reasoning_text", "text": "Hm."}]}
+    empty = {"type": "reasoning", "id": "rs_1", "summary": [], "content": [], "status": "in_progress"}
+    told = {**empty, "summary": [{"type": "summary_text", "text": "Well."}]}
+    assert resolve([empty, told], lambda _: stored) == [stored, told]
+    assert resolve([empty], lambda _: None) == [empty]
+
+
 def test_items_that_say_nothing_to_the_model_are_let_pass() -> None:
     assert read({"type": "web_search_call", "id": "ws_1", "action": {"type": "search"}}, user("?"))[0].text == "?"
 

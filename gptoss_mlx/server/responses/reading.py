@@ -21,6 +21,8 @@ from .items import new_id
 
 TEXTS = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal"}
 """Parts of a content that are text, and the field that holds it."""
+THOUGHTS = ("content", "encrypted_content", "summary")
+"""Where an item of reasoning may have thoughts, the best first."""
 IGNORED = ("web_search_call", "mcp_list_tools")
 """Items that hold nothing which the model would read again: what a search found is not in its item."""
 PREFIXES = {
@@ -162,6 +164,8 @@ def _resolved(
         if found is None:
             raise RequestError(f"{where}.id: a stored item's id expected, {id[:80]!r} found; send the item itself")
         return dict(found)
+    if kind == "reasoning" and isinstance(item.get("id"), str) and not any(item.get(field) for field in THOUGHTS):
+        item = referred(item["id"]) or item  # as clients send thoughts back that they do not show
     listed = {**item, "type": kind}
     if kind == "message":
         listed["content"] = _listed_content(item.get("content"), item.get("role"))
