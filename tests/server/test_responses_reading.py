@@ -103,6 +103,17 @@ def test_calls_of_mcp_servers() -> None:
     assert "http_error" in read(failed)[1].text
 
 
+def test_calls_of_tools_in_a_namespace() -> None:
+    call = {**CALL, "namespace": "sea"}
+    assert read(call, OUTPUT) == [
+        Message.call("functions.sea__tide", '{"port":"Brest"}'),
+        Message.tool("functions.sea__tide", "noon"),
+    ]
+    reader = InputReader()
+    reader.know([call])
+    assert reader.read([OUTPUT]) == [Message.tool("functions.sea__tide", "noon")]
+
+
 def test_custom_calls() -> None:
     call = {"type": "custom_tool_call", "call_id": "c2", "name": "note", "input": 'a "b"'}
     output = {"type": "custom_tool_call_output", "call_id": "c2", "output": "kept"}

@@ -292,6 +292,21 @@ def test_custom_tools_take_plain_text() -> None:
     assert check_stream(events)["output"][0]["input"] == 'a "b"'
 
 
+def test_tools_of_a_namespace_are_shown_by_their_own_names() -> None:
+    parts = [called("functions.sea__tide", "{}"), called("functions.sea__note", "{}"), called("functions.tide", "{}")]
+    note = {"type": "custom", "name": "note"}
+    tools = [{"type": "namespace", "name": "sea", "description": "The sea.", "tools": [TIDE, note]}, TIDE]
+    http = client(play(*parts, finish_reason="tool_calls"))
+    output = check_stream(stream(http, tools=tools))["output"]
+    assert [(item["type"], item.get("namespace"), item["name"]) for item in output] == [
+        ("function_call", "sea", "tide"), ("custom_tool_call", "sea", "note"), ("function_call", None, "tide"),
+    ]  # fmt: skip
+    offered = [tool["function"] for tool in http.app.state.backend.requests[0].tools]  # type: ignore[attr-defined]
+    assert [(tool["name"], tool["description"]) for tool in offered] == [
+        ("sea__tide", "The sea."), ("sea__note", "The sea."), ("tide", ""),
+    ]  # fmt: skip
+
+
 def test_calls_of_what_does_not_exist_are_between_model_and_runtime() -> None:
     wrong = called("container.exec", "{}", result=ToolResult("container.exec does not exist", failed=True))
     final = check_stream(stream(client(play(wrong, said("final", "Sorry.")))))

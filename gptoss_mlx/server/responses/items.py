@@ -25,6 +25,11 @@ def new_id(prefix: str) -> str:
     return f"{prefix}_{secrets.token_hex(24)}"
 
 
+def name_of(namespace: str, name: str) -> str:
+    """How the model calls a tool of a client's namespace."""
+    return f"{namespace}__{name}"
+
+
 class Item:
     """One item of the output; a kind of item says what it begins as and which events its pieces make."""
 
@@ -153,12 +158,12 @@ class CallItem(Item):
 
 
 class FunctionItem(CallItem):
-    """A call of a function that the client runs."""
+    """A call of a function that the client runs; `more` is the namespace that it is in, if it is in one."""
 
     prefix = "fc"
 
-    def __init__(self, index: int, name: str, call_id: str) -> None:
-        fields = {"name": name, "call_id": call_id, "arguments": "", "status": "in_progress"}
+    def __init__(self, index: int, name: str, call_id: str, **more: str) -> None:
+        fields = {"name": name, **more, "call_id": call_id, "arguments": "", "status": "in_progress"}
         super().__init__(index, type="function_call", **fields)
 
     def add(self, text: str) -> Iterator[Json]:
@@ -178,8 +183,9 @@ class CustomItem(CallItem):
 
     prefix = "ctc"
 
-    def __init__(self, index: int, name: str, call_id: str) -> None:
-        super().__init__(index, type="custom_tool_call", name=name, call_id=call_id, input="", status="in_progress")
+    def __init__(self, index: int, name: str, call_id: str, **more: str) -> None:
+        fields = {"name": name, **more, "call_id": call_id, "input": "", "status": "in_progress"}
+        super().__init__(index, type="custom_tool_call", **fields)
 
     def complete(self, arguments: str) -> Iterator[Json]:
         """The text as one piece: only now is it known to be one."""

@@ -37,6 +37,8 @@ class Shown:
     """Functions that the client runs."""
     custom: frozenset[str] = frozenset()
     """Tools of the client's that take plain text."""
+    namespaced: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """Those of either that are in a namespace: how the model calls them -> the namespace, and the name in it."""
     mcp: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     """Tools of MCP servers: how the model calls them -> the server's label, and the server's name for it."""
     browser: BrowserTool | None = None
@@ -149,11 +151,15 @@ class Output:
             return CodeItem(index, shown.container, shown.outputs)
         if namespace != FUNCTIONS:
             return None
-        if name in shown.custom:
-            return CustomItem(index, name, call.id)
         if name in shown.mcp:
             return McpItem(index, *shown.mcp[name])
-        return FunctionItem(index, name, call.id) if name in shown.functions else None
+        if name not in shown.custom | shown.functions:
+            return None
+        kind: type[FunctionItem | CustomItem] = CustomItem if name in shown.custom else FunctionItem
+        if name in shown.namespaced:
+            space, name = shown.namespaced[name]
+            return kind(index, name, call.id, namespace=space)
+        return kind(index, name, call.id)
 
     def _complete_call(self, call: ToolCall) -> Iterator[Json]:
         if call.id not in self._told:

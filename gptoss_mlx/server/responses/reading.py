@@ -17,7 +17,7 @@ from gptoss_mlx.tools.mcp import function_name
 
 from ..errors import brief
 from ..sealing import unseal
-from .items import new_id
+from .items import name_of, new_id
 
 TEXTS = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal"}
 """Parts of a content that are text, and the field that holds it."""
@@ -46,7 +46,7 @@ class InputReader:
         """Remember the calls among earlier items."""
         for item in items:
             if item.get("type") in ("function_call", "custom_tool_call"):
-                self._callers[str(item.get("call_id"))] = f"{FUNCTIONS}.{item.get('name')}"
+                self._callers[str(item.get("call_id"))] = f"{FUNCTIONS}.{_called(item, str(item.get('name')))}"
 
     def read(self, items: Sequence[Mapping[str, Any]], where: str = "input") -> list[Message]:
         """The messages that the items stand for.
@@ -80,7 +80,7 @@ class InputReader:
                 raise RequestError(f"{where}.type: an item that this server knows expected, {brief(kind)} found")
 
     def _call(self, item: Mapping[str, Any], where: str) -> Message:
-        recipient = f"{FUNCTIONS}.{_field(item, 'name', where)}"
+        recipient = f"{FUNCTIONS}.{_called(item, _field(item, 'name', where))}"
         self._callers[_field(item, "call_id", where)] = recipient
         if item["type"] == "custom_tool_call":
             text = {"input": _field(item, "input", where, empty=True)}
@@ -228,6 +228,12 @@ def _thoughts(item: Mapping[str, Any], field: str, where: str) -> str:
     if not isinstance(parts, list) or not all(isinstance(p, Mapping) and isinstance(p.get("text"), str) for p in parts):
         raise RequestError(f"{where}.{field}: a list of parts with text expected, {brief(parts)} found")
     return "\n\n".join(part["text"] for part in parts)
+
+
+def _called(item: Mapping[str, Any], name: str) -> str:
+    """How the model calls what an item calls by `name`."""
+    space = item.get("namespace")
+    return name_of(space, name) if isinstance(space, str) and space else name
 
 
 def _cell(item: Mapping[str, Any], where: str) -> Iterator[Message]:

@@ -15,6 +15,7 @@ from gptoss_mlx.tools.mcp import McpTools
 
 from ..built_in import BuiltIns, Selection
 from ..errors import brief
+from .items import name_of
 from .output import BROWSER, PYTHON, Shown
 
 T = TypeVar("T")
@@ -37,6 +38,8 @@ class Offer:
     """The client's, in the form of Chat Completions."""
     custom: set[str] = field(default_factory=set)
     """The names of those that stand for tools of plain text."""
+    namespaced: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """How the model calls one that is in a namespace -> the namespace, and the name in it."""
     mcp: dict[str, tuple[str, str]] = field(default_factory=dict)
     """How the model calls an MCP server's tool -> the server's label, and its name there."""
     shared: list[RunnableTool] = field(default_factory=list)
@@ -69,6 +72,7 @@ class Offer:
             shown,
             functions=names - self.custom,
             custom=frozenset(self.custom),
+            namespaced=self.namespaced,
             mcp=self.mcp,
             browser=browser if isinstance(browser, BrowserTool) else None,
             python=PYTHON in self.own,
@@ -101,6 +105,8 @@ def _add(offered: Offer, tool: Mapping[str, Any], where: str, built_ins: BuiltIn
         case "custom":
             offered.functions.append(_custom(tool, where))
             offered.custom.add(tool["name"])
+        case "namespace":
+            _add_namespace(offered, tool, where, built_ins)
         case "mcp":
             _add_mcp(offered, tool, where, built_ins.mcp)
         case "code_interpreter":
@@ -110,7 +116,7 @@ def _add(offered: Offer, tool: Mapping[str, Any], where: str, built_ins: BuiltIn
             _check_search(tool, where)
             offered.makers[BROWSER] = _turned_on(built_ins.browser, where, kind, "--browse, --web or --search")
         case _:
-            known = "function, custom, mcp, web_search or code_interpreter"
+            known = "function, custom, namespace, mcp, web_search or code_interpreter"
             raise RequestError(f"{where}.type: {known} expected, {brief(kind)} found")
 
 
@@ -172,6 +178,22 @@ def _custom(tool: Mapping[str, Any], where: str) -> dict[str, Any]:
         raise RequestError(f"{where}.format: type text expected, {brief(form)} found; grammars are not supported")
     function = {"name": _name(tool, where), "description": _description(tool, where), "parameters": TEXT_INPUT}
     return {"type": "function", "function": {**function, "strict": True}}
+
+
+def _add_namespace(offered: Offer, tool: Mapping[str, Any], where: str, built_ins: BuiltIns) -> None:
+    """Offer the functions and tools of plain text of a namespace, each with its name and description before its own."""
+    _only(tool, where, "type", "name", "description", "tools")
+    space, about, tools = _name(tool, where), _description(tool, where), tool.get("tools")
+    if not isinstance(tools, list) or not all(isinstance(each, Mapping) for each in tools):
+        raise RequestError(f"{where}.tools: a list of tools expected, {brief(tools)} found")
+    for position, each in enumerate(tools):
+        inner = f"{where}.tools[{position}]"
+        if each.get("type") not in ("function", "custom"):
+            raise RequestError(f"{inner}.type: function or custom expected, {brief(each.get('type'))} found")
+        name = name_of(space, _name(each, inner))
+        description = "\n\n".join(filter(None, (about, _description(each, inner))))
+        _add(offered, {**each, "name": name, "description": description}, inner, built_ins)
+        offered.namespaced[name] = space, each["name"]
 
 
 def _add_mcp(offered: Offer, tool: Mapping[str, Any], where: str, mcp: McpTools | None) -> None:
