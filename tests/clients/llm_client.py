@@ -7,9 +7,9 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
-from talk import KEY, MODEL, TOOL, URL, WEATHER, Answer, Ask, Call, Checks, holds
+import llm
+from talk import KEY, MODEL, URL, WEATHER, Answer, Ask, Call, Checks, holds
 
 CONFIGURATION = f"""
 - model_id: gptoss
@@ -31,8 +31,6 @@ def get_weather(city: str) -> str:
 
 
 def conversation() -> Ask:
-    import llm
-
     model = llm.get_model("gptoss")
     model.key = KEY
     talk = model.conversation(tools=[get_weather])

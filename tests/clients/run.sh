@@ -19,7 +19,7 @@ finish() {
 trap finish EXIT
 
 "$python" -m venv "$work/venv"
-"$work/venv/bin/pip" install --quiet --disable-pip-version-check -r requirements.txt
+"$work/venv/bin/pip" install -qq --disable-pip-version-check -r requirements.txt
 cp -- *.mjs scenarios.json package.json package-lock.json "$work"
 npm --prefix "$work" ci --silent --no-audit --no-fund --ignore-scripts
 

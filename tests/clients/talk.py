@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ class Checks:
     """Runs checks of one client and prints a line for each.
 
     Args:
-        client: its name.
+        client: its name, which may change on the way.
     """
 
     def __init__(self, client: str) -> None:
@@ -70,18 +71,17 @@ class Checks:
             self._failed += 1
         print(f"{'FAILED' if problem else 'ok    '} {self.client}: {name}{problem}", flush=True)
 
-    def conversations(self, begin: Callable[[], Ask], called: str, ended: str, most: int | None = None) -> None:
+    def conversations(self, begin: Callable[[], Ask], called: str, ended: str) -> None:
         """Hold the conversations.
 
         Args:
             begin: begins one.
             called: how a reply with a call ends, in the client's words.
             ended: how an answer ends.
-            most: conversations at most.
         """
-        for turns in SCENARIOS["conversations"][:most]:
+        for turns in SCENARIOS["conversations"]:
             name = " ".join(question for question, *_ in turns)
-            self.check(name, lambda turns=turns: _hold(begin(), turns, called, ended))  # type: ignore[misc]
+            self.check(name, partial(_hold, begin, turns, called, ended))
 
     def exit(self) -> None:
         """End the process with what the shell is to know.
@@ -92,8 +92,8 @@ class Checks:
         raise SystemExit(1 if self._failed else 0)
 
 
-def _hold(ask: Ask, turns: list[list[str]], called: str, ended: str) -> None:
-    ids: set[str] = set()
+def _hold(begin: Callable[[], Ask], turns: list[list[str]], called: str, ended: str) -> None:
+    ask, ids = begin(), set[str]()
     for question, expected, *cities in turns:
         answer = ask(question)
         same("calls", [(call.name, call.arguments) for call in answer.calls], [(TOOL, {"city": c}) for c in cities])
