@@ -9,17 +9,25 @@ On a CPU the draw is NumPy's work, because MLX's operations are scalar there (5 
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 
 import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
-from .errors import RequestError
+from .errors import GptOssError, RequestError
 
 Logits = npt.NDArray[np.float32]
+
+MOST_BIAS = 1_000_000
+"""Further from 0 a bias would leave float32 too few digits for logits."""
+
+COLDEST = 1e-30
+"""The least temperature to divide by, which takes the most likely token, as 0 does."""
 
 
 @dataclass(frozen=True)
@@ -55,25 +63,40 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
-        for name, value, good, expected in (
-            ("temperature", self.temperature, 0 <= self.temperature <= 100, "0 to 100"),
-            ("top_p", self.top_p, 0 < self.top_p <= 1, "more than 0, at most 1"),
-            ("top_k", self.top_k, isinstance(self.top_k, int) and self.top_k >= 0, "an integer of 0 or more"),
-            ("min_p", self.min_p, 0 <= self.min_p <= 1, "0 to 1"),
-            ("repetition_penalty", self.repetition_penalty, self.repetition_penalty > 0, "more than 0"),
-            ("repetition_context", self.repetition_context, self.repetition_context > 0, "more than 0"),
-            ("presence_penalty", self.presence_penalty, abs(self.presence_penalty) <= 100, "-100 to 100"),
-            ("frequency_penalty", self.frequency_penalty, abs(self.frequency_penalty) <= 100, "-100 to 100"),
-            ("seed", self.seed, self.seed is None or 0 <= self.seed < 1 << 64, "0 to 2**64 - 1, or None"),
-            ("stop", self.stop, all(isinstance(s, str) and s for s in self.stop), "non-empty texts"),
+        for name, good, expected in (
+            ("temperature", _within(self.temperature, 0, 100), "0 to 100"),
+            ("top_p", _within(self.top_p, 0, 1) and self.top_p > 0, "more than 0, at most 1"),
+            ("top_k", _counts(self.top_k, 0), "an integer of 0 or more"),
+            ("min_p", _within(self.min_p, 0, 1), "0 to 1"),
+            ("repetition_penalty", _within(self.repetition_penalty, 0.01, 100), "0.01 to 100"),
+            ("repetition_context", _counts(self.repetition_context, 1), "an integer of 1 or more"),
+            ("presence_penalty", _within(self.presence_penalty, -100, 100), "-100 to 100"),
+            ("frequency_penalty", _within(self.frequency_penalty, -100, 100), "-100 to 100"),
+            ("seed", self.seed is None or _counts(self.seed, 0, 1 << 64), "an integer of 0 to 2**64 - 1, or None"),
+            ("stop", all(isinstance(s, str) and s for s in self.stop), "non-empty texts"),
+            ("logit_bias", _are_biases(self.logit_bias), f"token ids with numbers from -{MOST_BIAS} to {MOST_BIAS}"),
         ):
             if not good:
-                raise RequestError(f"{name}: {expected} expected, {value!r} found")
+                raise RequestError(f"{name}: {expected} expected, {getattr(self, name)!r} found")
 
     @property
     def adjusts(self) -> bool:
         """Whether logits are changed before a token is chosen."""
         return bool(self.logit_bias or self.repetition_penalty != 1 or self.presence_penalty or self.frequency_penalty)
+
+
+def _within(value: object, least: float, most: float) -> bool:
+    return isinstance(value, Real) and least <= float(value) <= most
+
+
+def _counts(value: object, least: int, beyond: float = math.inf) -> bool:
+    return isinstance(value, Integral) and least <= int(value) < beyond
+
+
+def _are_biases(value: object) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(token, Integral) and _within(bias, -MOST_BIAS, MOST_BIAS) for token, bias in value.items()
+    )
 
 
 class Sampler:
@@ -108,14 +131,22 @@ class Sampler:
 
         Returns:
             The token's id.
+
+        Raises:
+            GptOssError: the logits are no numbers, or nothing is allowed.
         """
         logits = logits[: self._size]
         if bias is not None:
             logits = logits + bias[: self._size]
         if self.params.adjusts:
             logits = self._adjusted(logits, tokens, prompt)
+        best = int(logits.argmax())  # of NaN, if there is one
+        if not np.isfinite(logits[best]):
+            raise GptOssError(
+                f"logits: finite numbers expected, {logits[best]} found; are the model's weights damaged?"
+            )
         if self.params.temperature == 0:
-            return int(logits.argmax())
+            return best
         logits = _filtered(logits, self.params)
         return _draw(logits, self.params.temperature, self._random(len(tokens) - prompt).random())
 
@@ -132,7 +163,7 @@ class Sampler:
         for keep in self._filters:
             logprobs = keep(logprobs)
         key = mx.random.key(int(self._random(index).integers(1 << 63)))
-        return mx.random.categorical(logprobs / self.params.temperature, key=key)
+        return mx.random.categorical(logprobs / max(self.params.temperature, COLDEST), key=key)
 
     def _random(self, index: int) -> np.random.Generator:
         return np.random.Generator(np.random.Philox(key=self._seed, counter=index))
@@ -189,7 +220,7 @@ def _nucleus(logits: Logits, top_p: float) -> float:
 
 def _draw(logits: Logits, temperature: float, number: float) -> int:
     """The token in whose share of the probability a number from 0 to 1 falls."""
-    weights = np.exp((logits - logits.max()) / np.float32(temperature))
+    weights = np.exp((logits - logits.max()) / np.float32(max(temperature, COLDEST)))
     block = 512  # sums of blocks first, then within one: a running sum over all would take ten times as long
     starts = np.arange(0, len(weights), block)
     sums = np.cumsum(np.add.reduceat(weights, starts, dtype=np.float64))

@@ -22,7 +22,6 @@ LONGEST, SHORTEST = 5, 3
 MARGIN = 1.1
 """How many times as fast a draft must promise to be: promises are uncertain, and a wrong one costs."""
 
-
 RETRY = 32
 """Steps after which a drafter that costs something is tried again, where it did not pay."""
 
@@ -39,7 +38,10 @@ class Drafter(Protocol):
         """What a guessed token was seen to cost."""
 
     def draft(self, tokens: Sequence[int], count: int) -> list[int]:
-        """Up to `count` tokens that may follow. `tokens` only ever grows between calls, by what was accepted."""
+        """Up to `count` tokens that may follow, none where it is not ready.
+
+        `tokens` only ever grows between calls, by what was accepted.
+        """
 
 
 class PromptLookup:
@@ -72,9 +74,11 @@ class PromptLookup:
         return None
 
     def _learn(self, tokens: Sequence[int], last: int) -> None:
-        for end in range(self._seen + 1, last + 1):
-            for size in range(SHORTEST, min(LONGEST, end) + 1):
-                self._ends[size - SHORTEST][tuple(tokens[end - size : end])] = end
+        for size, ends in enumerate(self._ends, SHORTEST):
+            first = max(self._seen + 1, size)
+            fresh = tokens[first - size : last]
+            contexts = zip(*(fresh[i:] for i in range(size)), strict=False)  # of each end from `first` on
+            ends.update(zip(contexts, range(first, last + 1), strict=False))
         self._seen = max(self._seen, last)
 
 
@@ -133,18 +137,21 @@ class Speculation:
             rows: of the pass without a draft.
             costs: of passes.
         """
+        free = self._drafter.free
         if self._guessed_at != len(tokens):
-            self._guess = self._drafter.draft(tokens, max(LENGTHS)) if self._drafter.free else []
+            self._guess = self._drafter.draft(tokens, max(LENGTHS)) if free else []
             self._guessed_at = len(tokens)
-        allowed = min(most, len(self._guess) if self._drafter.free or self._guess else max(LENGTHS))
-        count = self._length(allowed, rows, costs)
-        if count and not self._guess:
+        elif self._guess and not free:
+            return self._guess[: max(0, most)]  # it has been paid for
+        count = self._length(min(most, len(self._guess) if free else max(LENGTHS)), rows, costs)
+        if count and not free:
             self._guess = self._drafter.draft(tokens, count)
         return self._guess[:count]
 
     def learn(self, chosen: Sequence[int]) -> None:
-        """Take the tokens that the pass gave, to hold the guess against."""
-        for guess, token in zip(self._guess, chosen, strict=False):
+        """Take the tokens that the pass gave, to hold the guess against, if there is one."""
+        guessed, self._guess, self._guessed_at = self._guess, [], -1
+        for guess, token in zip(guessed, chosen, strict=False):
             self._rate += self.WEIGHT * ((guess == token) - self._rate)
             if guess != token:
                 break

@@ -1,9 +1,9 @@
 """The scheduler: many sequences over one pass of the weights.
 
 A step reads a chunk of one prompt, if one waits to be read, and gives every sequence that is decoding its next token,
-all in one pass: sequences join and leave at every step. Whoever waits for a token drives the engine for all, from
-any thread. The work itself is done in a thread of the engine's own, because MLX's arrays cannot leave the thread that
-began to compute them, and sequences share them.
+all in one pass: sequences join and leave at every step. Of those who wait for tokens one thread leads and steps the
+engine for all (module `leader`). The work itself is done in a thread of the engine's own, because MLX's arrays cannot
+leave the thread that began to compute them, and sequences share them.
 
 Warm equals cold: what a sequence gives does not depend on its company, on the sizes of chunks, on what was found in
 the store of prefixes, or on drafts. On a CPU with native kernels that holds to the last bit: products of a prompt
@@ -31,12 +31,13 @@ import numpy as np
 
 from gptoss_mlx import kernels
 from gptoss_mlx.cache import Cache, Segments
-from gptoss_mlx.errors import BusyError, GptOssError, RequestError
+from gptoss_mlx.errors import BusyError, RequestError
 from gptoss_mlx.model import Model
 from gptoss_mlx.sampling import Logits
 
 from .draft_model import DraftModel
 from .drafts import Costs, PromptLookup
+from .leader import Leadership
 from .persist import PromptFolder
 from .prefill import PREFILL_CHUNK, check_tokens
 from .prefix import PrefixStore
@@ -122,10 +123,12 @@ class Engine:
         self._vocabulary = vocabulary
         self._stop_tokens = frozenset(stop_tokens)
         self._fits = fits or (lambda _: True)
-        self._lock = threading.RLock()
+        self._lead = Leadership()
+        self._queue = threading.Lock()  # held while a request finds its place in `_waiting`
         self._thread = ThreadPoolExecutor(1, "gptoss-mlx engine")
         self._waiting: deque[Sequence] = deque()
-        self._running: list[Sequence] = []
+        self._running: list[Sequence] = []  # touched by the engine's thread alone, as are the sequences' caches
+        self._dropped = False  # whether a sequence may have been cancelled since `_retire` looked
         self._costs = Costs()
         self._prefill_speed = 0.0  # tokens per second, as last seen
 
@@ -161,7 +164,7 @@ class Engine:
             )
         sequence = Sequence(request, self._vocabulary, room, self._stop_tokens)
         self._fits(sequence.reach)
-        with self._lock:
+        with self._queue:
             places = max(0, self.options.max_sequences - len(self._running))
             if len(self._waiting) >= self.options.max_waiting + places:
                 raise BusyError(f"{len(self._waiting)} requests wait already; try again later")
@@ -169,28 +172,30 @@ class Engine:
         return sequence
 
     def cancel(self, sequence: Sequence) -> None:
-        """Let a sequence go; it takes no part in further steps."""
+        """Let a sequence go; it takes no part in further steps. Waits for none that is under way."""
         sequence.cancel()
-        with self._lock:
-            self._work(self._retire)
+        self._dropped = True
+        if self._lead.seize():  # else whoever leads sees to it
+            self._resign()
 
     def outputs(self, sequence: Sequence) -> Generator[Generated, None, None]:
         """The tokens of a sequence as they come. Closing the iterator cancels what is left.
 
         Raises:
             GptOssError: the sequence could not go on.
+            Exception: whatever the request's own `cancelled` or guide raised.
         """
         try:
             while True:
+                over = sequence.is_over  # asked first: what comes from now on is looked at in the next round
                 while sequence.outbox:
                     yield sequence.outbox.popleft()
                 if sequence.error is not None:
                     raise sequence.error
-                if sequence.finished or sequence.cancelled:
+                if over:
                     return
-                with self._lock:
-                    if not sequence.outbox and not sequence.finished and not sequence.cancelled:
-                        self.step()
+                if self._lead.follow(lambda: bool(sequence.outbox) or sequence.is_over):
+                    self._led(self._step)
         finally:
             if not sequence.finished:
                 self.cancel(sequence)
@@ -207,19 +212,37 @@ class Engine:
         """
         folder = self._folder
         if folder is not None:
-            with self._lock:
-                self._work(lambda: folder.save(self.prefixes))
+            self._lead.claim()
+            self._led(lambda: folder.save(self.prefixes))
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Let nobody step meanwhile, for other work with the model."""
-        with self._lock:
+        self._lead.claim()
+        try:
+            self._work(lambda: None)  # a step goes on when Ctrl-C has taken its leader away
             yield
+        finally:
+            self._resign()
 
     def step(self) -> None:
         """Read a chunk of a prompt, and give every decoding sequence its next token."""
-        with self._lock:
-            self._work(self._step)
+        self._lead.claim()
+        self._led(self._step)
+
+    def _led(self, act: Callable[[], None]) -> None:
+        """Do something as the leader, and resign."""
+        try:
+            self._work(act)
+        finally:
+            self._resign()
+
+    def _resign(self) -> None:
+        try:
+            if self._dropped:
+                self._work(self._retire)
+        finally:
+            self._lead.resign()
 
     def _work(self, act: Callable[[], None]) -> None:
         """Let the engine's thread do something, as the caller's context has it (see `kernels.exactly`)."""
@@ -231,7 +254,7 @@ class Engine:
         decoding = [sequence for sequence in self._running if sequence.is_decoding]
         reading = next((sequence for sequence in self._running if not sequence.is_decoding), None)
         if reading is not None:
-            self._guarded(self._read, reading, self._chunk(bool(decoding)))
+            self._guarded([reading], self._read, reading, self._chunk(bool(decoding)))
             self._running.remove(reading)  # the next one's turn
             self._running.append(reading)
         if decoding:
@@ -239,14 +262,19 @@ class Engine:
         self._retire()
 
     def _retire(self) -> None:
-        for sequence in [s for s in self._running if s.finished or s.cancelled]:
+        self._dropped = False
+        for sequence in [sequence for sequence in self._waiting if self._is_over(sequence)]:
+            self._waiting.remove(sequence)
+        for sequence in [sequence for sequence in self._running if self._is_over(sequence)]:
             if sequence.finished and not sequence.error and self._steps_serve_prompts():
                 sequence.settle()
                 self.prefixes.add(sequence.tokens[: sequence.offset], sequence.caches)
             self._running.remove(sequence)
-            sequence.caches = []
-        if any(sequence.cancelled for sequence in self._waiting):
-            self._waiting = deque(sequence for sequence in self._waiting if not sequence.cancelled)
+            sequence.release()
+
+    def _is_over(self, sequence: Sequence) -> bool:
+        self._guarded([sequence], sequence.ask)
+        return sequence.is_over
 
     def _steps_serve_prompts(self) -> bool:
         exact = kernels.exact() if self.model.exact is None else self.model.exact
@@ -258,14 +286,18 @@ class Engine:
             if self._running and not self._fits(sequence.reach):
                 return
             self._waiting.popleft()
-            if self._folder is not None:
-                self._folder.recall(self.prefixes, sequence.tokens, sequence.prompt - 1)
-            found = self.prefixes.find(sequence.tokens, sequence.prompt - 1)
-            position, sequence.caches = found if found is not None else (0, self.model.make_cache())
-            sequence.figures.cached_tokens = position
-            if self.options.speculate:
-                sequence.speculate(DraftModel(self.draft, self._vocabulary) if self.draft else PromptLookup())
-            self._running.append(sequence)
+            self._guarded([sequence], self._begin, sequence)
+            if not sequence.is_over:
+                self._running.append(sequence)
+
+    def _begin(self, sequence: Sequence) -> None:
+        if self._folder is not None:
+            self._folder.recall(self.prefixes, sequence.tokens, sequence.prompt - 1)
+        found = self.prefixes.find(sequence.tokens, sequence.prompt - 1)
+        position, sequence.caches = found if found is not None else (0, self.model.make_cache())
+        sequence.figures.cached_tokens = position
+        if self.options.speculate:
+            sequence.speculate(DraftModel(self.draft, self._vocabulary) if self.draft else PromptLookup())
 
     def _chunk(self, others: bool) -> int:
         if not others or not self._prefill_speed:
@@ -295,13 +327,13 @@ class Engine:
 
     def _decode(self, sequences: list[Sequence]) -> None:
         if len(sequences) == 1 and len(self._running) == 1 and not self._waiting and self._runs_ahead(sequences[0]):
-            self._guarded(self._decode_ahead, sequences[0])
+            self._guarded(sequences, self._decode_ahead, sequences[0])
             return
         for sequence in sequences:
-            sequence.settle()
+            self._guarded([sequence], sequence.settle)
         ready = [sequence for sequence in sequences if not sequence.finished]
         if ready:
-            self._decode_together(ready)
+            self._guarded(ready, self._decode_together, ready)
 
     def _decode_together(self, sequences: list[Sequence]) -> None:
         pending = [sequence.tokens[sequence.offset :] for sequence in sequences]
@@ -316,7 +348,7 @@ class Engine:
         self._costs.record(ends[-1], time.perf_counter() - started)
         for sequence, drafted in zip(sequences, drafts, strict=True):
             own = list(itertools.islice(logits, 1 + len(drafted)))
-            self._guarded(sequence.take, own, drafted, of=sequence)
+            self._guarded([sequence], sequence.take, own, drafted)
 
     def _hidden(self, tokens: list[int], sequences: list[Sequence], lengths: list[int]) -> mx.array:
         caches: list[Cache] | list[Segments] = sequences[0].caches
@@ -352,12 +384,10 @@ class Engine:
         mx.async_eval(token)
         return token
 
-    def _guarded(self, act: Callable[..., None], *arguments: object, of: Sequence | None = None) -> None:
-        """What goes wrong with one sequence ends that sequence."""
+    def _guarded(self, sequences: list[Sequence], act: Callable[..., None], *arguments: object) -> None:
+        """Let what goes wrong end those whom it concerns, and nobody else."""
         try:
             act(*arguments)
-        except GptOssError as error:
-            sequence = of if of is not None else arguments[0]
-            if not isinstance(sequence, Sequence):
-                raise
-            sequence.error, sequence.finished = error, True
+        except Exception as error:  # noqa: BLE001 -- perhaps out of a request's own code; raised where its tokens are asked for
+            for sequence in sequences:
+                sequence.fail(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import time
 from collections import deque
 from collections.abc import Collection
@@ -10,7 +11,6 @@ import mlx.core as mx
 import numpy as np
 
 from gptoss_mlx.cache import Cache
-from gptoss_mlx.errors import GptOssError
 from gptoss_mlx.sampling import Logits, Sampler
 
 from .drafts import Costs, Drafter, Speculation
@@ -29,25 +29,37 @@ class Sequence:
         self.outbox: deque[Generated] = deque()
         self.figures = Figures(prompt_tokens=self.prompt)
         self.finished = False
-        self.error: GptOssError | None = None
+        self.error: Exception | None = None
         self.ahead: mx.array | None = None  # the next token, chosen but not waited for
         self._left = room if request.max_tokens is None else min(request.max_tokens, room)
         self._stop_tokens = stop_tokens
         self._sampler = Sampler(request.sampling, vocabulary)
         self._speculation: Speculation | None = None
+        self._certain: list[int] = []  # tokens that the guide forces and the model is still to be asked about
         self._started = time.perf_counter()
         self._cancelled = False
 
     @property
-    def cancelled(self) -> bool:
-        """Whether nobody wants the rest."""
-        asked = self.request.cancelled
-        self._cancelled = self._cancelled or (asked is not None and asked())
-        return self._cancelled
+    def is_over(self) -> bool:
+        """Whether nothing more comes, as far as is known; see `ask`."""
+        return self.finished or self._cancelled
+
+    def ask(self) -> None:
+        """Learn from the request whether anybody wants the rest."""
+        if self.request.cancelled is not None and self.request.cancelled():
+            self._cancelled = True
 
     def cancel(self) -> None:
         """Want no more."""
         self._cancelled = True
+
+    def fail(self, error: Exception) -> None:
+        """End here because of `error`."""
+        self.error, self.finished = error, True
+
+    def release(self) -> None:
+        """Let go of what only further steps would need."""
+        self.caches, self.ahead, self._speculation = [], None, None
 
     @property
     def offset(self) -> int:
@@ -82,6 +94,8 @@ class Sequence:
 
     def draft(self, rows: int, costs: Costs) -> list[int]:
         """Guesses to verify behind the tokens that the caches lack."""
+        if self._certain:
+            return self._certain[: self._left - 1]
         if self._speculation is None:
             return []
         drafted = self._speculation.draft(self.tokens, self._left - 1, rows, costs)
@@ -104,6 +118,8 @@ class Sequence:
         if self.request.guide is not None:
             self.request.guide.accept(token)
         self.push(token)
+        if self._speculation is not None:
+            self._speculation.learn([token])
 
     def take(self, rows: list[Logits], drafted: list[int]) -> None:
         """Choose tokens from the logits behind the last token and behind each drafted one, as far as these hold.
@@ -111,11 +127,13 @@ class Sequence:
         The caches hold all drafted tokens then; they are rewound to what came true.
         """
         chosen: list[int] = []
+        guessed = not self._certain
         for i, logits in enumerate(rows):
             chosen.append(self._choose(logits))
             if self.finished or i == len(drafted) or drafted[i] != chosen[-1]:
                 break
-        self.figures.accepted_tokens += len(chosen) - 1
+        if guessed:
+            self.figures.accepted_tokens += sum(map(operator.eq, drafted, chosen))
         if self._speculation is not None:
             self._speculation.learn(chosen)
         if drafted:
@@ -135,26 +153,33 @@ class Sequence:
         self.figures.generated_tokens += 1
         self._left -= 1
         stopped = token in self._stop_tokens
-        self.finished = stopped or self._left <= 0
         self.outbox.append(Generated(token, stopped, forced, logprobs))
+        self.finished = stopped or self._left <= 0  # last: who sees it takes what is in the outbox, and goes
 
     def _choose(self, logits: Logits) -> int:
-        guide, bias = self.request.guide, None
-        if guide is not None:
-            mask = guide.mask()
-            bias = None if mask is None else mask_bias(mask, len(logits))
-        token = self._sampler.choose(logits, self.tokens, self.prompt, bias)
+        guide, count = self.request.guide, self.request.logprobs
+        forced = bool(self._certain)
+        token = self._certain.pop(0) if forced else self._sampled(logits)
         if guide is not None:
             guide.accept(token)
-        count = self.request.logprobs
-        self.push(token, logprobs=None if count is None else logprobs_of(logits, token, count))
+        self.push(token, forced=forced, logprobs=None if count is None else logprobs_of(logits, token, count))
         return token
 
+    def _sampled(self, logits: Logits) -> int:
+        mask = None if self.request.guide is None else self.request.guide.mask()
+        bias = None if mask is None else mask_bias(mask, len(logits))
+        return self._sampler.choose(logits, self.tokens, self.prompt, bias)
+
     def _force(self) -> None:
+        """Take what the guide forces: at once, or with the next pass where its log-probabilities are wanted."""
         guide = self.request.guide
         if guide is None:
             return
-        for token in guide.forced():
+        forced = guide.forced()
+        if self.request.logprobs is not None:
+            self._certain = forced
+            return
+        for token in forced:
             if self.finished:
                 return
             guide.accept(token)
