@@ -67,9 +67,10 @@ class Settings:
     max_tokens: int = MAX_TOKENS
     """Of all turns together, thoughts included."""
     reasoning_budget: int | None = None
-    """Tokens of thoughts, of all turns together; then the answer begins. None keeps the last `ANSWER_TOKENS` of
-    `max_tokens` and the context for the answer, or the last quarter where that is less: so there is one, however long
-    the model would think. A budget of `max_tokens` lets it think to the end."""
+    """Tokens of thoughts, of all turns together; then the answer begins. None sets no limit, but the last
+    `ANSWER_TOKENS` of `max_tokens` and the context, or the last quarter where that is less, are always kept for the
+    answer: so there is one, however long the model would think. Only a budget of `max_tokens` lets it think to the
+    end."""
     max_turns: int = MAX_TURNS
     logprobs: int | None = None
     first: Rules | None = None
@@ -214,11 +215,11 @@ class Dialogue:
         if rules is not None and rules.must_call:  # there may be no answer: open a call, as far as all agree
             opening = _common_beginning([tokenizer.encode(f" to={recipient}") for recipient in rules.calls])
         closing = closing_tokens(tokenizer, opening)
-        headers = len(tokenizer.encode("analysis")) + 2 + len(closing)
-        budget = room - min(ANSWER_TOKENS, room // 4) - headers
-        if self._settings.reasoning_budget is not None:
-            budget = self._settings.reasoning_budget - self._thoughts
-        return ReasoningBudget(tokenizer, max(0, budget), inner, closing)
+        asked = self._settings.reasoning_budget
+        budget = room if asked is None else max(0, asked - self._thoughts)
+        free = asked is not None and asked >= self._settings.max_tokens  # to think to the end
+        deadline = None if free else max(0, room - min(ANSWER_TOKENS, room // 4) - len(closing))
+        return ReasoningBudget(tokenizer, budget, inner, closing, deadline)
 
     def _take(self, turn: Turn) -> None:
         """Remember what a turn brought, and decide how it goes on."""

@@ -468,10 +468,22 @@ def test_the_budget_ends_the_thoughts_and_opens_the_answer() -> None:
 
 
 @pytest.mark.parametrize("max_tokens", [40, 400, 4800])
-def test_thoughts_never_use_up_everything(max_tokens: int) -> None:
-    _, reply = run(Script(endless()), max_tokens=max_tokens)
+@pytest.mark.parametrize("short_of", [None, 1])
+def test_thoughts_never_use_up_everything(max_tokens: int, short_of: int | None) -> None:
+    budget = None if short_of is None else max_tokens - short_of
+    _, reply = run(Script(endless()), max_tokens=max_tokens, reasoning_budget=budget)
     assert reply.usage.completion_tokens == max_tokens
     assert len(reply.final) == min(max_tokens // 4, ANSWER_TOKENS)
+
+
+def test_neither_do_many_short_ones() -> None:
+    _, reply = run(Script("<|channel|>analysis<|message|><|end|><|start|>assistant" * 500 + "a" * 500), max_tokens=200)
+    assert (len(reply.final), reply.finish_reason) == (50, "length")
+
+
+def test_a_budget_of_all_tokens_lets_it_think_to_the_end() -> None:
+    _, reply = run(Script(endless()), max_tokens=100, reasoning_budget=100)
+    assert (len(reply.analysis), reply.final) == (97, "")
 
 
 def test_the_context_counts_as_well() -> None:

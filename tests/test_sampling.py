@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gptoss_mlx.engine.sequence import number
-from gptoss_mlx.errors import RequestError
+from gptoss_mlx.errors import GptOssError, RequestError
 from gptoss_mlx.sampling import Sampler, SamplingParams
 
 
@@ -29,6 +29,10 @@ def draws(params: SamplingParams, logits: list[float], count: int, size: int | N
     [
         {"temperature": -0.1}, {"top_p": 0.0}, {"top_p": 1.5}, {"top_k": -1}, {"min_p": 1.1},
         {"repetition_penalty": 0.0}, {"repetition_context": 0}, {"seed": -1}, {"stop": ("",)},
+        {"temperature": "hot"}, {"temperature": float("nan")}, {"top_p": None}, {"top_k": 1.5}, {"seed": 1.5},
+        {"repetition_penalty": float("inf")}, {"repetition_penalty": 1e-40}, {"repetition_context": 2.5},
+        {"presence_penalty": float("nan")}, {"stop": (1,)}, {"logit_bias": {3: float("nan")}},
+        {"logit_bias": {3: float("inf")}}, {"logit_bias": {"3": 1.0}}, {"logit_bias": {3: "1"}}, {"logit_bias": [3]},
     ],
 )  # fmt: skip
 def test_out_of_range(bad: dict[str, Any]) -> None:
@@ -102,6 +106,31 @@ def test_penalties_look_at_the_answer_only(penalty: str) -> None:
     assert sampler.choose(logits, [0, 0, 0], 3) == 0
     assert sampler.choose(logits, [0], 0) == 1
     assert sampler.choose(logits, [0, 1, 0, 1, 0, 1], 0) == (0 if penalty == "presence_penalty" else 2)
+
+
+@pytest.mark.parametrize("temperature", [1e-6, 1e-40, 5e-324])
+def test_the_coldest_draw_takes_the_likeliest(temperature: float) -> None:
+    params = SamplingParams(temperature=temperature, seed=1)
+    assert draws(params, [0.0, 9.0, 8.99, -50.0], 20) == [1] * 20
+    logits = mx.array([0.0, 9.0, 8.99, -50.0])
+    assert [number(Sampler(params, 4).choose_lazily(logits, i)) for i in range(5)] == [1] * 5
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("logits", [[0.0, np.nan], [0.0, np.inf], [-np.inf, -np.inf]])
+def test_what_is_no_number_is_no_token(temperature: float, logits: list[float]) -> None:
+    with pytest.raises(GptOssError, match=r"logits: finite numbers expected, -?(nan|inf) found"):
+        draws(SamplingParams(temperature=temperature), logits, 1)
+
+
+@given(st.integers(0, 99), st.dictionaries(st.integers(0, 19), st.sampled_from([-1e6, 1e6, -100, 3]), max_size=5))
+def test_no_bias_lets_out_what_a_mask_forbids(seed: int, biases: dict[int, float]) -> None:
+    params = SamplingParams(
+        temperature=100, seed=seed, logit_bias=biases, repetition_penalty=0.01, presence_penalty=-100
+    )
+    mask = np.array([0.0, -np.inf] * 10, np.float32)
+    logits = np.random.default_rng(seed).normal(size=20).astype(np.float32)
+    assert Sampler(params, 20).choose(logits, [1, 3, 5, 1], 2, mask) % 2 == 0
 
 
 def test_a_bias_forbids() -> None:

@@ -3,10 +3,14 @@
 Closing the thoughts alone is not enough, because the model would begin new ones: so the whole header of the answer
 is forced. That is all that the budget does; before and after, the model writes what it likes, or what another guide
 allows.
+
+Because headers of thoughts take room as well, and many thoughts have many headers, a deadline may be set beside the
+budget: from then on thoughts end, however short they were.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -51,13 +55,19 @@ class ReasoningBudget:
             is spent stay empty.
         inner: another guide for the same sequence. What it does not allow is not forced.
         closing: what is forced at the end of the budget; by default what `closing_tokens` gives.
+        deadline: tokens of all kinds after which thoughts end, even if the budget is not spent; None: never.
 
     Raises:
         RequestError: the budget is negative.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, budget: int, inner: Guide | None = None, closing: Sequence[int] | None = None
+        self,
+        tokenizer: Tokenizer,
+        budget: int,
+        inner: Guide | None = None,
+        closing: Sequence[int] | None = None,
+        deadline: int | None = None,
     ) -> None:
         if budget < 0:
             raise RequestError(f"reasoning_budget: 0 or more tokens expected, {budget} found")
@@ -65,6 +75,7 @@ class ReasoningBudget:
         self._budget = budget
         self._inner = inner
         self._closing = closing_tokens(tokenizer) if closing is None else tuple(closing)
+        self._deadline = math.inf if deadline is None else deadline
         self._ends = frozenset((*tokenizer.stop_tokens, tokenizer.end, tokenizer.start))
         self._place = _Place()
         self._before: list[_Place] = []
@@ -87,8 +98,10 @@ class ReasoningBudget:
         return [] if self._inner is None else self._inner.forced()
 
     def idle(self) -> int:
-        """How many tokens may come before it has a say: as long as thoughts cannot reach the budget."""
-        return max(0, self._budget - self._place.spent) if self._inner is None else 0
+        """How many tokens may come before it has a say: as long as thoughts cannot reach a limit."""
+        if self._inner is not None:
+            return 0
+        return int(max(0, min(self._budget - self._place.spent, self._deadline - len(self._before))))
 
     def accept(self, token: int) -> None:
         """Go on by one token.
@@ -118,7 +131,8 @@ class ReasoningBudget:
 
     def _after(self, token: int) -> _Place:
         place = replace(self._moved(token), left=self._place.left[1:])
-        if place.thinking and place.spent >= self._budget and not place.left:
+        is_late = place.spent >= self._budget or len(self._before) >= self._deadline
+        if place.thinking and is_late and not place.left:
             place = replace(place, left=self._allowed())
         return place
 

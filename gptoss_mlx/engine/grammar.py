@@ -45,6 +45,15 @@ _VALUES = ("const", "enum", "default", "examples", "x-guidance")
 _UNSUPPORTED = re.compile(r"Unimplemented keys: \[(.*)\]")
 _PREAMBLE = re.compile(r'^at \d+\(\d+\): invalid regex ".*" \(in regex\): ')
 _MESSAGE_LENGTH = 200
+_MOST = 1 << 53
+"""Numbers further from 0 are rounded by llguidance."""
+
+# llguidance leaves out of a text what JSON would have to spell as "\\u001f", of which `JSON_OPTIONS` has none.
+_CONTROL = re.compile(r"[\x00-\x07\x0b\x0e-\x1f\x7f]")
+_CODE = r"(?:0[0-7bBeEfF]|1[0-9a-fA-F]|7[fF])"
+_CONTROL_IN_PATTERN = re.compile(rf"{_CONTROL.pattern}|\\(?:[av]|(?:x|u00|U000000){_CODE}|[xuU]\{{0*{_CODE}\}})")
+_RANGES = re.compile(r"\[\^?(?:\\.|[^\]\\])+-(?:\\.|[^\]\\])+\]|\[\^(?:\\.|[^\]\\])+\]")
+"""Sets in a pattern that hold more than the control characters that they name."""
 
 
 @dataclass(frozen=True)
@@ -163,8 +172,7 @@ def _schema_problem(schema: Any) -> str:
     """What of a schema cannot be held to, with its place; nothing if all can."""
     problem = _problem(_json(schema))
     if not problem:
-        loose = next((place for place, part in _all_parts("#", schema) if _repeats(part)), None)
-        return "" if loose is None else _refusal("minProperties", loose, " where keys are free")
+        return next((_refusal(*loose) for loose in _loose_parts(schema)), "")
     place = _place(schema, problem)
     keys = _UNSUPPORTED.search(problem)
     if keys is not None:
@@ -172,6 +180,30 @@ def _schema_problem(schema: Any) -> str:
     if problem.startswith("oneOf"):
         return _refusal("oneOf", place, " where a value may fit two of its variants")
     return f"{problem} (at {place})"
+
+
+def _loose_parts(schema: Any) -> Iterator[tuple[str, str, str]]:
+    """Keywords to which llguidance would hold only loosely, their places, and when that is so."""
+    for place, part in _all_parts("#", schema):
+        if _repeats(part):
+            yield "minProperties", place, " where keys are free"
+        for keyword in ("const", "enum"):
+            if not _is_exact(part.get(keyword)):
+                yield keyword, place, " with control characters or numbers beyond 2**53"
+        pattern = part.get("pattern")
+        if isinstance(pattern, str) and _CONTROL_IN_PATTERN.search(_RANGES.sub("", pattern)):
+            yield "pattern", place, " with control characters"
+
+
+def _is_exact(value: Any) -> bool:
+    """Whether llguidance writes a value as it is."""
+    if isinstance(value, str):
+        return _CONTROL.search(value) is None
+    if isinstance(value, (int, float)):
+        return abs(value) <= _MOST
+    if isinstance(value, dict):
+        value = list(value.values())
+    return all(map(_is_exact, value)) if isinstance(value, list) else True
 
 
 def _refusal(keyword: str, place: str, where: str = "") -> str:

@@ -23,6 +23,9 @@ ANALYSIS = "<|channel|>analysis<|message|>"
 AGAIN = "<|end|><|start|>assistant"
 
 
+PIECES = st.sampled_from([ANALYSIS, "a", "the", AGAIN, "<|channel|>final<|message|>", "<|channel|>", "<|return|>"])
+
+
 def feed(guide: Guide, tokens: Sequence[int]) -> None:
     for token in tokens:
         guide.accept(token)
@@ -118,6 +121,30 @@ def test_while_it_has_no_say_nothing_is_forced(tokens: list[int], budget: int) -
         guide.accept(forced[0] if forced else token)
 
 
+@given(st.lists(PIECES, max_size=40), st.integers(0, 30), st.integers(0, 60))
+def test_at_the_deadline_thoughts_end_however_many_there_were(pieces: list[str], budget: int, deadline: int) -> None:
+    guide = ReasoningBudget(TOKENIZER, budget, deadline=deadline)
+    silent, thinking = guide.idle(), 0
+    for i, token in enumerate(tokens_of("".join(pieces))):
+        forced = guide.forced()
+        if i < silent:
+            assert not forced
+        spent = guide.reasoning_tokens
+        guide.accept(forced[0] if forced else token)
+        thinking = max(thinking, i + 1 if guide.reasoning_tokens > spent else 0)
+    assert thinking <= deadline  # the last token of a thought
+
+
+def test_empty_thoughts_come_to_an_end() -> None:
+    guide = ReasoningBudget(TOKENIZER, 1000, deadline=20)
+    for token in tokens_of((ANALYSIS + AGAIN) * 9):
+        if guide.forced():
+            break
+        guide.accept(token)
+    assert guide.forced() == CLOSING
+    assert guide.reasoning_tokens == 0
+
+
 def test_a_negative_budget() -> None:
     with pytest.raises(RequestError, match="reasoning_budget: 0 or more tokens expected, -1 found"):
         ReasoningBudget(TOKENIZER, -1)
@@ -159,9 +186,6 @@ def test_a_token_that_the_inner_guide_refuses_changes_nothing() -> None:
 def state(guide: ReasoningBudget) -> tuple[list[int], bytes | None, int]:
     mask = guide.mask()
     return guide.forced(), None if mask is None else mask.tobytes(), guide.reasoning_tokens
-
-
-PIECES = st.sampled_from([ANALYSIS, "a", "the", AGAIN, "<|channel|>final<|message|>", "<|channel|>", "<|return|>"])
 
 
 @given(st.lists(PIECES, max_size=12), st.integers(0, 6), st.data())

@@ -124,7 +124,17 @@ def test_a_drafter_that_costs_is_asked_for_no_more_than_is_verified() -> None:
     assert len(drafted) > 2
     drafter.asked.clear()
     for step in range(100, 300):
-        speculation.draft([1] * step, 100, 1, costs(0.1))
+        drafted = speculation.draft([1] * step, 100, 1, costs(0.1))
+        assert not drafted or speculation.draft([1] * step, 100, 1, costs(0.1)) == drafted  # what is paid for is used
         speculation.learn([0])
     assert 2 <= len(drafter.asked) < 40
     assert drafter.asked[-1] == 2
+
+
+def test_a_guess_is_learned_from_once() -> None:
+    speculation = Speculation(Always())
+    speculation.draft([1], 100, 1, costs(0.1))
+    speculation.learn([1])
+    rate = speculation._rate
+    speculation.learn([0])
+    assert speculation._rate == rate

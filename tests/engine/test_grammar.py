@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from llguidance import LLParserLimits
 from random_turns import allowed, follow, spelled, write
-from schemas import REALISTIC, Schema, schemas
+from schemas import REALISTIC, Schema, closed, schemas
 
 from gptoss_mlx import hub
 from gptoss_mlx.engine import grammar as engine_grammar
@@ -160,6 +160,13 @@ def test_what_ends_follows_a_lark_grammar(real_tokenizer: Tokenizer) -> None:
         ({"x-guidance": {"lenient": True}, "contains": {}}, "contains (at #) cannot be enforced"),
         (False, "Unsatisfiable schema: schema is false"),
         ({"const": "\ud800"}, "json_schema: unexpected end of hex escape"),
+        ({"const": "a\x00b"}, "const (at #) cannot be enforced with control characters or numbers beyond 2**53; leave"),
+        ({"items": {"enum": ["a", {"k": ["b\x7f"]}]}}, "enum (at #/items) cannot be enforced with control characters"),
+        ({"const": 2**53 + 1}, "const (at #) cannot be enforced with control characters or numbers beyond 2**53"),
+        ({"const": -1e300}, "const (at #) cannot be enforced with control characters or numbers beyond 2**53"),
+        ({"type": "string", "pattern": "^a\\x00b$"}, "pattern (at #) cannot be enforced with control characters"),
+        ({"type": "string", "pattern": "^a[\\x7F]b$"}, "pattern (at #) cannot be enforced with control characters"),
+        ({"type": "string", "pattern": "^a\x01b$"}, "pattern (at #) cannot be enforced with control characters"),
         ({"const": float("nan")}, "json_schema: a JSON value expected: "),
         ({"const": {1}}, "json_schema: a JSON value expected: Object of type set is not JSON serializable"),
         ("{}", "json_schema: an object or a boolean expected, '{}' found"),
@@ -203,6 +210,24 @@ def test_what_is_no_grammar_is_refused(make: Any, text: Any, message: str) -> No
         make(text)
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "pattern", ["^[\\x00-\\x7F]{1,9}$", "^[^\\x00]{2}$", "^a\\tb$", "^[ -\\x7e]+$", "^a\\n\\x0Ab$"]
+)
+def test_sets_in_patterns_may_name_control_characters(pattern: str) -> None:
+    schema = {"type": "string", "pattern": pattern}
+    for seed in SEEDS:
+        check(schema, str(written(DEMO, Grammar.json_schema(schema), seed)))
+
+
+@pytest.mark.parametrize(
+    "value", ['\b\t\n\f\r\\/"', "\x80\u2028\ufeff\U0010ffff", 2**53, -(2**53), 1e-300, 5e-324, 0.1, -0.0]
+)
+def test_a_constant_is_written_as_it_is(value: Any) -> None:
+    text = written(DEMO, Grammar.json_schema({"const": value}), seed=0)
+    assert json.loads(str(text)) == value
+    assert json.loads(str(written(DEMO, Grammar.json_schema(closed({f"{value}\x01": {}})), seed=0)))
 
 
 def test_too_much_work_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +17,7 @@ from hypothesis import strategies as st
 
 from checkpoints import Shape, build
 from gptoss_mlx import kernels
-from gptoss_mlx.engine import Engine, EngineOptions, Generated, Request, scheduler
+from gptoss_mlx.engine import Engine, EngineOptions, Generated, Request, draft_model, scheduler
 from gptoss_mlx.engine.masks import Mask
 from gptoss_mlx.errors import BusyError, GptOssError, RequestError
 from gptoss_mlx.model import Model
@@ -289,6 +291,28 @@ def test_logprobs_are_those_of_a_fresh_pass(count: int, model: Model, monkeypatc
         assert [p for _, p in step.logprobs.top] == pytest.approx(np.sort(wanted)[::-1][:count], abs=1e-5)
 
 
+def test_what_is_forced_has_logprobs_as_well(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "exact", True)
+    request = Request([1, 2, 3], SamplingParams(seed=2), 9)
+    for count in (3, 9):  # it ends within what is forced, or behind it
+        request = replace(request, max_tokens=count)
+        plain = list(engine(model).generate(replace(request, guide=Alternating())))
+        steps = list(engine(model).generate(replace(request, guide=Alternating(), logprobs=2)))
+        assert [replace(step, logprobs=None) for step in steps] == plain
+        free = list(engine(model).generate(replace(request, prompt=[1, 2, 3, plain[0].token], logprobs=20)))
+        assert steps[1].logprobs is not None
+        assert free[0].logprobs is not None
+        assert np.allclose(steps[1].logprobs.top, free[0].logprobs.top[:2], atol=1e-5)
+        assert all(step.logprobs is not None and step.logprobs.token == step.token for step in steps)
+
+
+def test_what_is_forced_is_no_guess(model: Model) -> None:
+    shared = engine(model, EngineOptions(prefix_bytes=0))
+    sequence = shared.submit(Request([1, 2, 3], SamplingParams(seed=2), 9, guide=Alternating(), logprobs=0))
+    assert len(list(shared.outputs(sequence))) == 9
+    assert sequence.figures.accepted_tokens <= sequence.figures.drafted_tokens <= 5
+
+
 def test_closing_the_iterator_frees_the_place(model: Model) -> None:
     shared = engine(model)
     steps = shared.generate(Request([1, 2, 3], max_tokens=100))
@@ -319,6 +343,115 @@ def test_threads_may_go_on_with_what_others_left(model: Model) -> None:
         thread.start()
         thread.join()
     assert found == [tokens(engine(model, ALONE).generate(request)) for request in requests]
+
+
+def within(seconds: float, act: Callable[[], object]) -> bool:
+    """Whether something is done in time, by a thread of its own."""
+    thread = threading.Thread(target=act, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return not thread.is_alive()
+
+
+class Once:
+    """Asked whether a request is cancelled, it does something in the middle of a step, once."""
+
+    def __init__(self, act: Callable[[], object], at: int = 2) -> None:
+        self.act, self.at, self.asked = act, at, 0
+
+    def __call__(self) -> bool:
+        self.asked += 1
+        if self.asked == self.at:
+            self.act()
+        return False
+
+
+def test_a_token_that_comes_between_two_looks_is_not_lost(model: Model) -> None:
+    shared = engine(model)
+    sequence = shared.submit(Request([1, 2, 3], max_tokens=1))
+
+    class Slow(deque[Generated]):
+        def __bool__(self) -> bool:
+            found = len(self) > 0
+            if not found and not sequence.finished:
+                shared.step()
+            return found
+
+    sequence.outbox = Slow()
+    assert len(list(shared.outputs(sequence))) == 1
+
+
+def test_a_request_joins_while_a_step_is_under_way(model: Model) -> None:
+    shared, in_time = engine(model), list[bool]()
+    join = Once(lambda: in_time.append(within(10, lambda: shared.submit(Request([1, 2], max_tokens=50)))))
+    assert len(list(shared.generate(Request([1, 2, 3], max_tokens=8, cancelled=join)))) == 8
+    assert in_time == [True]
+    assert shared.running == 1
+
+
+def test_an_iterator_may_be_closed_from_within_a_step(model: Model) -> None:
+    """As by the garbage collector, which runs in whatever thread it likes."""
+    shared = engine(model)
+    gone = shared.generate(Request([4, 5], max_tokens=50))
+    next(gone)
+    close = Once(gone.close)
+    assert within(10, lambda: list(shared.generate(Request([1, 2, 3], max_tokens=8, cancelled=close))))
+    assert close.asked > 2
+    assert shared.running == 0
+
+
+def test_the_thread_that_pauses_cannot_step(model: Model) -> None:
+    shared = engine(model)
+    waiting = shared.generate(Request([1, 2], max_tokens=3))
+    with shared.paused(), pytest.raises(RuntimeError, match="paused by the thread"):
+        next(waiting)
+    with shared.paused(), pytest.raises(RuntimeError, match="paused by the thread"):
+        shared.step()
+    assert shared.running == shared.waiting == 0
+
+
+def test_a_pause_comes_in_time_and_holds(model: Model) -> None:
+    shared, steps = engine(model), list[int]()
+    running = shared.submit(Request([1, 2, 3], max_tokens=400))
+    thread = threading.Thread(target=lambda: list(shared.outputs(running)))
+    thread.start()
+    for _ in range(5):
+        with shared.paused():
+            steps.append(running.figures.generated_tokens)
+            time.sleep(0.002)
+            assert running.figures.generated_tokens == steps[-1]
+    thread.join()
+    assert steps[0] < 400
+
+
+def raising() -> bool:
+    raise ZeroDivisionError("asked")
+
+
+def test_a_request_whose_own_code_fails_ends_alone(model: Model) -> None:
+    shared = engine(model, MANY)
+    request = Request([4, 5, 6], SamplingParams(seed=9), 20)
+    good, bad = shared.submit(request), shared.submit(Request([1, 2, 3], max_tokens=20, cancelled=raising))
+    assert tokens(shared.outputs(good)) == tokens(engine(model, ALONE).generate(request))
+    with pytest.raises(ZeroDivisionError, match="asked"):
+        list(shared.outputs(bad))
+    assert shared.running == 0
+
+
+def test_a_pass_that_fails_ends_those_in_it_and_nobody_else(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared, request = engine(model, ALONE), Request([1, 2, 3], SamplingParams(seed=1), 20)
+    both = [shared.submit(request), shared.submit(replace(request, prompt=[4, 5, 6]))]
+    for _ in range(4):
+        shared.step()
+    later = shared.submit(request)
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "_logits", lambda *_: 1 / 0)
+        patch.setattr(Engine, "_read", lambda *_: None)
+        shared.step()
+    for sequence in both:
+        with pytest.raises(ZeroDivisionError):
+            list(shared.outputs(sequence))
+    assert tokens(shared.outputs(later)) == tokens(engine(model, ALONE).generate(request))
 
 
 def test_a_full_queue_refuses(model: Model) -> None:
@@ -397,6 +530,20 @@ def test_a_draft_model_changes_no_token(request: Request, own: bool, model: Mode
     drafting = Engine(model, VOCABULARY, (), EngineOptions(prefix_bytes=0), draft=model if own else other)
     sequence = drafting.submit(request)
     assert tokens(drafting.outputs(sequence)) == tokens(engine(model, ALONE).generate(request))
+
+
+def test_a_draft_model_reads_a_long_prompt_in_parts(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that it stalls nobody; its guesses are right from then on."""
+    monkeypatch.setattr(draft_model, "PREFILL_CHUNK", 8)
+    drafter, prompt = draft_model.DraftModel(model, VOCABULARY), list(range(30))
+    found = tokens(engine(model, ALONE).generate(Request(prompt, SamplingParams(temperature=0), 6)))
+    assert [drafter.draft([*prompt, found[0]], 3) for _ in range(4)] == [[], [], [], found[1:4]]
+    assert drafter.draft([*prompt, *found[:3]], 3) == found[3:6]
+    assert drafter.draft([*prompt, *found[:3], found[3] + 1, 5], 3) != found[3:6]
+    again = draft_model.DraftModel(model, VOCABULARY)
+    while not (guess := again.draft([*prompt, *found[:3], found[3] + 1, 5], 3)):
+        pass
+    assert drafter.draft([*prompt, *found[:3], found[3] + 1, 5], 3) == guess
 
 
 def test_good_guesses_of_a_draft_model_are_accepted(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,6 +70,26 @@ def test_the_test_would_notice(model: Model) -> None:
     first, second = (Counter(tuple(tokens[:2]) for tokens in texts) for texts in (plain, other))
     common = [text for text in first | second if first[text] + second[text] >= 10]
     assert chi_square(np.array([[s[t] for t in common] for s in (first, second)])) > threshold(len(common) - 1)
+
+
+def test_drafting_begins_where_a_text_repeats_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where tokens are chosen ahead, and nothing has been drafted yet."""
+    monkeypatch.undo()
+    monkeypatch.setattr(drafts.Costs, "of", lambda self, rows: 1 + 0.15 * rows)  # pays only when guesses are good
+    repetitive = load_model(build(tmp_path, Shape(seed=6)))[0]
+    request = Request([1, 2, 3], SamplingParams(temperature=0), 300)
+    engine = Engine(repetitive, VOCABULARY, (), DRAFTING)
+    sequence = engine.submit(request)
+    found = list(engine.outputs(sequence))
+    assert found == list(Engine(repetitive, VOCABULARY, (), PLAIN).generate(request))
+    assert sequence.figures.accepted_tokens > 10
+
+
+def test_every_right_guess_counts_as_accepted(model: Model) -> None:
+    engine = Engine(model, VOCABULARY, (), DRAFTING)
+    sequence = engine.submit(Request([5] * 30, SamplingParams(temperature=0, logit_bias={5: 1e4}), 18))
+    assert [step.token for step in engine.outputs(sequence)] == [5] * 18
+    assert sequence.figures.accepted_tokens == sequence.figures.drafted_tokens == 16
 
 
 def chi_square(counts: NDArray[np.int64]) -> float:
