@@ -18,6 +18,7 @@ Shapes: B sequences, K key/value heads, D head width.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, TypeVar
 
 import mlx.core as mx
@@ -343,6 +344,7 @@ class Segments:
     def __init__(self, caches: Sequence[FullCache | SlidingCache], lengths: Sequence[int]) -> None:
         self.caches = tuple(caches)
         self.lengths = tuple(lengths)
+        self._cuts = list(accumulate(self.lengths))[:-1]
 
     def positions(self, length: int) -> list[tuple[int, int]]:
         """Runs (first position, tokens), one per sequence."""
@@ -350,11 +352,8 @@ class Segments:
 
     def attend(self, queries: mx.array, keys: mx.array, values: mx.array, **how: Any) -> mx.array:
         """As `FullCache.attend`, each sequence for itself; B is 1 and T the sum of the lengths."""
-        mixed, first = [], 0
-        for cache, count in zip(self.caches, self.lengths, strict=True):
-            own = (array[:, :, first : first + count] for array in (queries, keys, values))
-            mixed.append(cache.attend(*own, **how))
-            first += count
+        parts = zip(*(mx.split(array, self._cuts, axis=2) for array in (queries, keys, values)), strict=True)
+        mixed = [cache.attend(*own, **how) for cache, own in zip(self.caches, parts, strict=True)]
         return mx.concatenate(mixed, axis=1) if len(mixed) > 1 else mixed[0]
 
 

@@ -286,8 +286,8 @@ class GptOss:
                 dataclass. `Reply.parsed` is then its value.
             sampling: how tokens are chosen; stop texts apply to the answer, not to thoughts.
             max_tokens: tokens at most of all turns together, thoughts included.
-            reasoning_budget: tokens of thoughts at most; then the answer begins. Unless it is `max_tokens`, a quarter of
-                these, but no more than 1024 tokens, is kept for the answer in any case. None: no other limit.
+            reasoning_budget: tokens of thoughts at most; then the answer begins. Unless it is `max_tokens`, a quarter
+                of these, but no more than 1024 tokens, is kept for the answer in any case. None: no other limit.
             max_turns: how often the model may speak, results of calls in between. After the last time its calls are
                 still answered, and the finish reason is `length`: going on with the reply's conversation is possible.
             logprobs: how many of the likeliest tokens to tell with each token of the text; None: nothing.

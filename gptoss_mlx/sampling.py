@@ -141,14 +141,13 @@ class Sampler:
         if self.params.adjusts:
             logits = self._adjusted(logits, tokens, prompt)
         best = int(logits.argmax())  # of NaN, if there is one
-        if not np.isfinite(logits[best]):
-            raise GptOssError(
-                f"logits: finite numbers expected, {logits[best]} found; are the model's weights damaged?"
-            )
+        top = float(logits[best])
+        if not math.isfinite(top):
+            raise GptOssError(f"logits: finite numbers expected, {top} found; are the model's weights damaged?")
         if self.params.temperature == 0:
             return best
-        logits = _filtered(logits, self.params)
-        return _draw(logits, self.params.temperature, self._random(len(tokens) - prompt).random())
+        number = np.random.Philox(key=self._seed, counter=len(tokens) - prompt).random_raw() >> 11  # 53 bits of it
+        return _draw(_filtered(logits, self.params), top, self.params.temperature, float(number) * 2.0**-53)
 
     def choose_lazily(self, logits: mx.array, index: int) -> mx.array:
         """Choose the `index`-th token of an answer without waiting, from logits (vocabulary,) that need no adjusting.
@@ -162,11 +161,9 @@ class Sampler:
         logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
         for keep in self._filters:
             logprobs = keep(logprobs)
-        key = mx.random.key(int(self._random(index).integers(1 << 63)))
+        numbers = np.random.Generator(np.random.Philox(key=self._seed, counter=index))
+        key = mx.random.key(int(numbers.integers(1 << 63)))
         return mx.random.categorical(logprobs / max(self.params.temperature, COLDEST), key=key)
-
-    def _random(self, index: int) -> np.random.Generator:
-        return np.random.Generator(np.random.Philox(key=self._seed, counter=index))
 
     def _adjusted(self, logits: Logits, tokens: Sequence[int], prompt: int) -> Logits:
         params, logits = self.params, logits.copy()
@@ -218,17 +215,22 @@ def _nucleus(logits: Logits, top_p: float) -> float:
         count *= 8
 
 
-def _draw(logits: Logits, temperature: float, number: float) -> int:
-    """The token in whose share of the probability a number from 0 to 1 falls."""
-    weights = np.exp((logits - logits.max()) / np.float32(max(temperature, COLDEST)))
+def _draw(logits: Logits, top: float, temperature: float, number: float) -> int:
+    """The token in whose share of the probability a number from 0 to 1 falls; `top` is the largest logit."""
+    weights = logits - np.float32(top)
+    if temperature != 1:
+        weights /= np.float32(max(temperature, COLDEST))
+    np.exp(weights, out=weights)
     block = 512  # sums of blocks first, then within one: a running sum over all would take ten times as long
-    starts = np.arange(0, len(weights), block)
-    sums = np.cumsum(np.add.reduceat(weights, starts, dtype=np.float64))
+    sums = np.cumsum(np.add.reduceat(weights, np.arange(0, len(weights), block), dtype=np.float64))
     aim = number * sums[-1]
-    at = min(int(np.searchsorted(sums, aim, side="right")), len(sums) - 1)
-    inside = np.cumsum(weights[at * block : (at + 1) * block], dtype=np.float64) + (sums[at - 1] if at else 0.0)
-    last = int(np.flatnonzero(weights[at * block : (at + 1) * block])[-1])  # rounding must not lead to a share of 0
-    return at * block + min(int(np.searchsorted(inside, aim, side="right")), last)
+    at = min(int(sums.searchsorted(aim, side="right")), len(sums) - 1)
+    own = weights[at * block : (at + 1) * block]
+    inside = np.cumsum(own, dtype=np.float64) + (sums[at - 1] if at else 0.0)
+    found = int(inside.searchsorted(aim, side="right"))
+    if found == len(own):  # by rounding: it must not lead to a share of 0
+        found = int(np.flatnonzero(own)[-1])
+    return at * block + found
 
 
 def _lazy_filters(params: SamplingParams, size: int) -> list[Callable[[mx.array], mx.array]]:

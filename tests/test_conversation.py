@@ -477,8 +477,11 @@ def test_thoughts_never_use_up_everything(max_tokens: int, short_of: int | None)
 
 
 def test_neither_do_many_short_ones() -> None:
-    _, reply = run(Script("<|channel|>analysis<|message|><|end|><|start|>assistant" * 500 + "a" * 500), max_tokens=200)
-    assert (len(reply.final), reply.finish_reason) == (50, "length")
+    script = Script(
+        endless("<|channel|>analysis<|message|><|end|><|start|>assistant" * 24 + "<|channel|>analysis<|message|>")
+    )
+    _, reply = run(script, max_tokens=200)
+    assert (len(reply.final), reply.finish_reason) == (50 - 3, "length")  # the last header came late
 
 
 def test_a_budget_of_all_tokens_lets_it_think_to_the_end() -> None:
