@@ -117,6 +117,8 @@ class Sampler:
             if not 0 <= token < size:
                 raise RequestError(f"logit_bias: token ids from 0 to {size - 1} expected, {token} found")
         self._seed = params.seed if params.seed is not None else secrets.randbits(63)
+        self._numbers = np.random.Philox(key=self._seed)
+        self._next = 0  # the index whose number `_numbers` gives
         self._bias = (np.array(list(params.logit_bias), np.int64), np.array([*params.logit_bias.values()], np.float32))
         self._filters = _lazy_filters(params, size)
 
@@ -146,8 +148,8 @@ class Sampler:
             raise GptOssError(f"logits: finite numbers expected, {top} found; are the model's weights damaged?")
         if self.params.temperature == 0:
             return best
-        number = np.random.Philox(key=self._seed, counter=len(tokens) - prompt).random_raw() >> 11  # 53 bits of it
-        return _draw(_filtered(logits, self.params), top, self.params.temperature, float(number) * 2.0**-53)
+        number = self._bits(len(tokens) - prompt) * 2.0**-53
+        return _draw(_filtered(logits, self.params), top, self.params.temperature, number)
 
     def choose_lazily(self, logits: mx.array, index: int) -> mx.array:
         """Choose the `index`-th token of an answer without waiting, from logits (vocabulary,) that need no adjusting.
@@ -164,6 +166,12 @@ class Sampler:
         numbers = np.random.Generator(np.random.Philox(key=self._seed, counter=index))
         key = mx.random.key(int(numbers.integers(1 << 63)))
         return mx.random.categorical(logprobs / max(self.params.temperature, COLDEST), key=key)
+
+    def _bits(self, index: int) -> int:
+        """53 bits of the random number for the `index`-th token."""
+        self._numbers.advance(index - self._next)  # cheaper than a generator for each number
+        self._next = index + 1
+        return int(self._numbers.random_raw()) >> 11
 
     def _adjusted(self, logits: Logits, tokens: Sequence[int], prompt: int) -> Logits:
         params, logits = self.params, logits.copy()
@@ -226,7 +234,7 @@ def _draw(logits: Logits, top: float, temperature: float, number: float) -> int:
     aim = number * sums[-1]
     at = min(int(sums.searchsorted(aim, side="right")), len(sums) - 1)
     own = weights[at * block : (at + 1) * block]
-    inside = np.cumsum(own, dtype=np.float64) + (sums[at - 1] if at else 0.0)
+    inside = own.astype(np.float64).cumsum() + (sums[at - 1] if at else 0.0)
     found = int(inside.searchsorted(aim, side="right"))
     if found == len(own):  # by rounding: it must not lead to a share of 0
         found = int(np.flatnonzero(own)[-1])
