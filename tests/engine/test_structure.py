@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
@@ -13,17 +14,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from random_turns import allowed, choose, follow, spelled, write
-from schemas import PERSON, closed
+from schemas import PERSON, REALISTIC, closed
 
 import gptoss_mlx
 from gptoss_mlx import hub
-from gptoss_mlx.engine import prefill
+from gptoss_mlx.engine import Engine, EngineOptions, Request, prefill
+from gptoss_mlx.engine.budget import ReasoningBudget
 from gptoss_mlx.engine.grammar import Grammar, Vocabulary
 from gptoss_mlx.engine.masks import apply_mask
 from gptoss_mlx.engine.structure import Constraint, Rules
 from gptoss_mlx.errors import RequestError
 from gptoss_mlx.harmony import HarmonyParser, Message, render
 from gptoss_mlx.history import to_conversation
+from gptoss_mlx.sampling import SamplingParams
 from gptoss_mlx.tokenizer import Tokenizer
 
 DEMO = Tokenizer.from_folder(hub.find(hub.DEMO))
@@ -342,3 +345,41 @@ def test_the_embedded_model_must_call() -> None:
     call = read(tokens, model.tokenizer)[-1]
     assert call.recipient == TIDE
     Draft202012Validator(PORT).validate(json.loads(call.text))
+
+
+WILD = SamplingParams(
+    temperature=100,
+    seed=7,
+    repetition_penalty=0.01,
+    logit_bias={**dict.fromkeys(range(0, DEMO.size, 3), 1e6), **dict.fromkeys(DEMO.special.values(), 1e6)},
+)
+COLD = SamplingParams(temperature=0, logit_bias=dict.fromkeys(DEMO.special.values(), -1e6))
+
+
+@pytest.mark.parametrize("logprobs", [None, 3])
+def test_no_sampling_leaves_the_rules(logprobs: int | None) -> None:
+    """Several at once, with drafts, and with a bias for and against everything that ends or begins a message."""
+    model = gptoss_mlx.load(hub.DEMO)
+    engine = Engine(model.model, DEMO.size, DEMO.stop_tokens, EngineOptions(prefix_bytes=0))
+    rules = {name: Rules(answer=Grammar.json_schema(REALISTIC[name])) for name in ("person", "enums", "variants")}
+    prompt = render(to_conversation("Who are you?"), DEMO)
+    running = [
+        (name, engine.submit(Request(prompt, sampling, 300, guide=budget(rules[name]), logprobs=logprobs)))
+        for name in rules
+        for sampling in (WILD, replace(WILD, seed=8, temperature=5), COLD)
+    ]
+    ended = 0
+    for name, sequence in running:
+        steps = list(engine.outputs(sequence))
+        assert all((step.logprobs is not None) == (logprobs is not None) for step in steps)
+        guide = Constraint(VOCABULARY, rules[name])
+        assert guide.validate([step.token for step in steps]) == len(steps)
+        if steps[-1].stopped:
+            ended += 1
+            text = DEMO.decode([step.token for step in steps[:-1]]).rpartition("<|message|>")[2]
+            Draft202012Validator(REALISTIC[name]).validate(json.loads(text))
+    assert ended > 3
+
+
+def budget(rules: Rules) -> ReasoningBudget:
+    return ReasoningBudget(DEMO, 20, Constraint(VOCABULARY, rules))
