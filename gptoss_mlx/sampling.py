@@ -62,7 +62,8 @@ class SamplingParams:
     """Added to the logits of these token ids."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
+        several = isinstance(self.stop, Sequence) and not isinstance(self.stop, str)
+        object.__setattr__(self, "stop", tuple(self.stop) if several else (self.stop,))
         for name, good, expected in (
             ("temperature", _within(self.temperature, 0, 100), "0 to 100"),
             ("top_p", _within(self.top_p, 0, 1) and self.top_p > 0, "more than 0, at most 1"),

@@ -142,7 +142,10 @@ class Tokenizer:
         if token in self._added:
             return self._added[token]
         spelling = self._encoder.id_to_token(token) if 0 <= token < self.size else None
-        return b"" if spelling is None else bytes(BYTE_OF_CHARACTER[character] for character in spelling)
+        try:
+            return bytes(BYTE_OF_CHARACTER[character] for character in spelling or "")
+        except KeyError:
+            raise TokenizerError(f"{self._name}: token {token} expected to spell bytes, {spelling!r} found") from None
 
     def decode(self, tokens: Iterable[int]) -> str:
         """Text of `tokens`; specials as their spelling, invalid UTF-8 as U+FFFD, nothing for unknown ids."""

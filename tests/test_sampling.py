@@ -31,7 +31,7 @@ def draws(params: SamplingParams, logits: list[float], count: int, size: int | N
         {"repetition_penalty": 0.0}, {"repetition_context": 0}, {"seed": -1}, {"stop": ("",)},
         {"temperature": "hot"}, {"temperature": float("nan")}, {"top_p": None}, {"top_k": 1.5}, {"seed": 1.5},
         {"repetition_penalty": float("inf")}, {"repetition_penalty": 1e-40}, {"repetition_context": 2.5},
-        {"presence_penalty": float("nan")}, {"stop": (1,)}, {"logit_bias": {3: float("nan")}},
+        {"presence_penalty": float("nan")}, {"stop": (1,)}, {"stop": 1}, {"logit_bias": {3: float("nan")}},
         {"logit_bias": {3: float("inf")}}, {"logit_bias": {"3": 1.0}}, {"logit_bias": {3: "1"}}, {"logit_bias": [3]},
     ],
 )  # fmt: skip

@@ -134,6 +134,14 @@ def test_unknown_name_is_refused() -> None:
         TINY.id_of("<|nonsense|>")
 
 
+def test_a_token_that_spells_no_bytes_is_named(tmp_path: Path) -> None:
+    description = json.loads(tiny_tokenizer_json())
+    description["model"]["vocab"]["a b"] = 5000  # a blank is spelled differently
+    (tmp_path / "tokenizer.json").write_text(json.dumps(description))
+    with pytest.raises(TokenizerError, match="token 5000 expected to spell bytes, 'a b' found"):
+        Tokenizer.from_folder(tmp_path).token_bytes(5000)
+
+
 def test_released_ids(real_tokenizer: Tokenizer) -> None:
     released = real_tokenizer
     assert (released.start, released.end, released.message) == (200006, 200007, 200008)

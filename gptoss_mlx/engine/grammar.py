@@ -45,8 +45,7 @@ _VALUES = ("const", "enum", "default", "examples", "x-guidance")
 _UNSUPPORTED = re.compile(r"Unimplemented keys: \[(.*)\]")
 _PREAMBLE = re.compile(r'^at \d+\(\d+\): invalid regex ".*" \(in regex\): ')
 _MESSAGE_LENGTH = 200
-_MOST = 1 << 53
-"""Numbers further from 0 are rounded by llguidance."""
+_MOST = 1 << 53  # llguidance rounds numbers further from 0
 
 # llguidance leaves out of a text what JSON would have to spell as "\\u001f", of which `JSON_OPTIONS` has none.
 _CONTROL = re.compile(r"[\x00-\x07\x0b\x0e-\x1f\x7f]")

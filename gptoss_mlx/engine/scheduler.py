@@ -388,6 +388,6 @@ class Engine:
         """Let what goes wrong end those whom it concerns, and nobody else."""
         try:
             act(*arguments)
-        except Exception as error:  # noqa: BLE001 -- perhaps out of a request's own code; raised where its tokens are asked for
+        except Exception as error:  # noqa: BLE001  a request's own code may raise anything; `outputs` does
             for sequence in sequences:
                 sequence.fail(error)

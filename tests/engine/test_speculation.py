@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import mlx.core as mx
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from checkpoints import Shape, build
+from gptoss_mlx.cache import FullCache
 from gptoss_mlx.engine import Engine, EngineOptions, Request, drafts
+from gptoss_mlx.engine.sequence import Sequence
 from gptoss_mlx.model import Model
 from gptoss_mlx.sampling import SamplingParams
 from gptoss_mlx.weights import load_model
@@ -85,11 +88,14 @@ def test_drafting_begins_where_a_text_repeats_itself(tmp_path: Path, monkeypatch
     assert sequence.figures.accepted_tokens > 10
 
 
-def test_every_right_guess_counts_as_accepted(model: Model) -> None:
-    engine = Engine(model, VOCABULARY, (), DRAFTING)
-    sequence = engine.submit(Request([5] * 30, SamplingParams(temperature=0, logit_bias={5: 1e4}), 18))
-    assert [step.token for step in engine.outputs(sequence)] == [5] * 18
-    assert sequence.figures.accepted_tokens == sequence.figures.drafted_tokens == 16
+def test_every_right_guess_counts_as_accepted() -> None:
+    """Also the one that ends the sequence."""
+    sequence = Sequence(Request([1], SamplingParams(temperature=0)), VOCABULARY, 50, {7})
+    sequence.caches = [FullCache()]
+    sequence.caches[0].update_and_fetch(*(mx.zeros((1, 1, 3, 4)) for _ in range(2)))
+    sequence.take(list(np.eye(VOCABULARY, dtype=np.float32)[[5, 7, 9]]), [5, 7])
+    assert [step.token for step in sequence.outbox] == [5, 7]
+    assert (sequence.finished, sequence.figures.accepted_tokens, sequence.offset) == (True, 2, 2)
 
 
 def chi_square(counts: NDArray[np.int64]) -> float:
