@@ -74,11 +74,9 @@ class PromptLookup:
         return None
 
     def _learn(self, tokens: Sequence[int], last: int) -> None:
-        for size, ends in enumerate(self._ends, SHORTEST):
-            first = max(self._seen + 1, size)
-            fresh = tokens[first - size : last]
-            contexts = zip(*(fresh[i:] for i in range(size)), strict=False)  # of each end from `first` on
-            ends.update(zip(contexts, range(first, last + 1), strict=False))
+        for end in range(self._seen + 1, last + 1):
+            for size in range(SHORTEST, min(LONGEST, end) + 1):
+                self._ends[size - SHORTEST][tuple(tokens[end - size : end])] = end
         self._seen = max(self._seen, last)
 
 
