@@ -27,8 +27,8 @@ from .config import ModelConfig
 from .engine import PREFILL_CHUNK
 from .engine.prefill import prefill
 from .errors import RequestError
-from .info import kv_bytes
 from .machine import core_count, machine_name, machine_reading, peak_memory, reading_speed, thread_count
+from .memory import Machine, kv_bytes
 from .model import Model
 from .weights import load_model
 
@@ -364,8 +364,9 @@ def step_bytes(model: Model, config: ModelConfig, settings: Settings) -> StepByt
         else:
             dense += array.nbytes
     chosen = distinct_experts(config, settings.batch)
-    seen = [kv_bytes(config, settings.start + i + 1) for i in range(settings.generate)]
-    kv = statistics.fmean(seen) * _kv_itemsize(model) / 2 * settings.batch
+    width = Machine.measure().kv_width
+    seen = [kv_bytes(config, settings.start + i + 1, width) for i in range(settings.generate)]
+    kv = statistics.fmean(seen) * settings.batch
     return StepBytes(dense, experts * chosen / config.num_local_experts, kv, chosen)
 
 
@@ -373,9 +374,3 @@ def distinct_experts(config: ModelConfig, batch: int) -> float:
     """Experts of a layer that a step of `batch` tokens touches: E (1 - (1 - k/E)^B) if all choose evenly, alone."""
     count, picked = config.num_local_experts, config.num_experts_per_tok
     return count * (1 - (1 - picked / count) ** batch) if batch > 1 else float(picked)
-
-
-def _kv_itemsize(model: Model) -> int:
-    cache = model.make_cache()
-    fill(model, np.zeros((1, 1), np.int32), cache)
-    return int(cache[0].state[0].itemsize)

@@ -17,6 +17,7 @@ Shapes: B sequences, K key/value heads, D head width.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any, TypeVar
@@ -31,8 +32,14 @@ from .kernels import GROUP, Codes
 STEP = 256
 """Tokens by which buffers are rounded up."""
 
+GROWTH = 8
+"""Full layers' buffers grow by one part in so many: a larger number wastes less, and copies each token more often."""
+
 SLACK = 64
 """Tokens that a sliding cache can always be rewound by."""
+
+LARGE = 1 << 22
+"""Bytes of a plane from which on freed ones are given back to the system."""
 
 Self = TypeVar("Self", bound="_Buffers")
 
@@ -53,44 +60,60 @@ class _Storage:
 class _Buffers:
     """The keys and values of the positions from `base` on, in their order, and room for more.
 
-    They are kept in `dtype`, else in that of the first ones.
+    Args:
+        dtype: that they are kept in; None: that of the first ones.
+        heads: that restored ones must have; None: any.
+        width: of their heads, as `heads`.
     """
 
-    def __init__(self, dtype: mx.Dtype | None = None) -> None:
+    def __init__(self, dtype: mx.Dtype | None = None, *, heads: int | None = None, width: int | None = None) -> None:
         self.dtype = dtype
+        self.heads = heads
+        self.width = width
         self.offset = 0
         self.base = 0
         self._storage: _Storage | None = None
 
     def _append(self, fresh: Sequence[mx.array], keep_from: int, room: int) -> None:
-        """Append arrays (B, K, T, width). Where that cannot be done in place, move to buffers for `room` tokens.
+        """Append arrays (B, K, T, D). Where that cannot be done in place, move to buffers for `room` tokens.
 
         Of the old tokens those from position `keep_from` on move along.
         """
         count, used = fresh[0].shape[2], self.offset - self.base
         storage = self._storage
         if storage is None or storage.filled != used or used + count > storage.room:
+            del storage  # so that it goes while its planes move
             keep_from = max(keep_from, self.base)  # after a rewind or in a snapshot there may be no more than is needed
-            storage = self._moved(storage, fresh, keep_from, room + count)
+            storage = self._moved(fresh[0], keep_from, rounded(room))
+            if storage.planes[0].nbytes >= LARGE:
+                _give_back()
             self._storage, self.base = storage, keep_from
             used = self.offset - self.base
         storage.planes = self._written(storage.planes, fresh, used)
         storage.filled = used + count
         self.offset += count
 
-    def _moved(self, storage: _Storage | None, fresh: Sequence[mx.array], keep_from: int, room: int) -> _Storage:
-        room = (room + STEP - 1) // STEP * STEP
-        if storage is None:
-            return _Storage([plane for new in fresh for plane in self._empty(new, room)])
-        planes, (first, last) = [], (keep_from - self.base, self.offset - self.base)
-        for plane in storage.planes:
-            empty = mx.zeros((*plane.shape[:2], room - (last - first), plane.shape[3]), plane.dtype)
-            planes.append(mx.concatenate([plane[:, :, first:last], empty], axis=2))
+    def _moved(self, like: mx.array, first: int, room: int) -> _Storage:
+        """Buffers for `room` tokens like (B, K, T, D), with the old ones from position `first` on.
+
+        Plane by plane, the old ones being let go of on the way: over all layers, one plane is there twice at a time.
+        """
+        old, planes = self._between(first, self.offset), []
+        self._storage = None
+        while old:
+            kept = old.pop(0)
+            plane = mx.zeros((*kept.shape[:2], room, kept.shape[3]), kept.dtype)
+            plane[:, :, : kept.shape[2]] = kept
+            mx.eval(plane)
+            planes.append(plane)
+        if not planes:
+            layout = self._layout(like.dtype, like.shape[3])
+            planes = [mx.zeros((*like.shape[:2], room, width), dtype) for dtype, width in layout]
         return _Storage(planes)
 
-    def _empty(self, fresh: mx.array, room: int) -> list[mx.array]:
-        """Planes that can take `room` tokens like the fresh ones (B, K, T, D)."""
-        return [mx.zeros((*fresh.shape[:2], room, fresh.shape[3]), self.dtype or fresh.dtype)]
+    def _layout(self, dtype: mx.Dtype, width: int) -> list[tuple[mx.Dtype, int]]:
+        """Dtype and width of each plane for keys and values of these."""
+        return [(self.dtype or dtype, width)] * 2
 
     def _written(self, planes: list[mx.array], fresh: Sequence[mx.array], start: int) -> list[mx.array]:
         """The planes with the fresh tokens from `start` on."""
@@ -100,37 +123,47 @@ class _Buffers:
         """The first position that the token at `offset` and those after it may ask for."""
         return 0
 
-    def _from(self, start: int) -> list[mx.array]:
-        """The arrays (B, K, offset - start, width) of the tokens from `start` on, nothing before the first update."""
+    def _between(self, first: int, last: int) -> list[mx.array]:
+        """The arrays (B, K, last - first, width) of some positions, nothing before the first update."""
         if self._storage is None:
             return []
-        return [plane[:, :, start - self.base : self.offset - self.base] for plane in self._storage.planes]
+        return [plane[:, :, first - self.base : last - self.base] for plane in self._storage.planes]
 
     def planes(self) -> list[mx.array]:
         """All that a continuation needs, arrays (B, K, tokens, width) that stay as they are; see `restore`."""
         self._share()
-        return self._from(self._needed(self.offset))
+        return self._between(self._needed(self.offset), self.offset)
 
     def restore(self, planes: Sequence[mx.array], offset: int) -> None:
         """Let an empty cache go on where one of the same kind stood that had `offset` tokens and gave `planes`.
 
         Raises:
-            ValueError: this cache is not empty, or the planes are not what it would hold.
+            ValueError: this cache is not empty, or does not take them; see `takes`.
         """
-        first = self._needed(offset)
-        rows = [(*planes[0].shape[:2], offset - first) for _ in planes]
-        if self.offset or not self._fits(planes) or [plane.shape[:3] for plane in planes] != rows:
+        if self.offset or not self.takes([(plane.dtype, plane.shape) for plane in planes], offset):
             raise ValueError(
-                f"restore: an empty cache and its planes of {offset - first} tokens expected, found {self.offset} "
-                f"tokens and {', '.join(f'{plane.dtype} {plane.shape}' for plane in planes)}"
+                f"restore: an empty cache and its planes of {offset - self._needed(offset)} tokens expected, found "
+                f"{self.offset} tokens and {', '.join(f'{plane.dtype} {plane.shape}' for plane in planes)}"
             )
-        self.offset, self.base = offset, first
-        self._storage = _Storage(list(planes))
-        self._storage.filled = self._storage.shared = offset - first
+        self._take(planes, offset)
 
-    def _fits(self, planes: Sequence[mx.array]) -> bool:
-        dtypes = kernels.CACHE_DTYPES.values() if self.dtype is None else (self.dtype,)
-        return len(planes) == 2 and all(plane.ndim == 4 and plane.dtype in dtypes for plane in planes)
+    def takes(self, planes: Sequence[tuple[mx.Dtype, Sequence[int]]], offset: int) -> bool:
+        """Whether a cache of this kind that has `offset` tokens gives planes of these dtypes and shapes.
+
+        Without a `dtype`, numbers are what this device computes.
+        """
+        if not planes or len(planes[0][1]) != 4:
+            return False
+        batch, heads, _, width = planes[0][1]
+        rows = (batch, self.heads or heads, offset - self._needed(offset))
+        layout = self._layout(self.dtype or kernels.compute_dtype(), self.width or width)
+        expected = [(dtype, (*rows, width)) for dtype, width in layout]
+        return [(dtype, tuple(shape)) for dtype, shape in planes] == expected
+
+    def _take(self, planes: Sequence[mx.array], offset: int) -> None:
+        self.offset, self.base = offset, self._needed(offset)
+        self._storage = _Storage(list(planes))
+        self._storage.filled = self._storage.shared = offset - self.base
 
     @property
     def nbytes(self) -> int:
@@ -167,6 +200,24 @@ class _Buffers:
         if self._storage is not None:
             self._storage.shared = max(self._storage.shared, self.offset - self.base)
 
+    def empty(self: Self) -> Self:
+        """A cache of the same kind without tokens."""
+        twin = self.__class__.__new__(self.__class__)
+        twin.__dict__.update(self.__dict__, offset=0, base=0, _storage=None)
+        return twin
+
+    def snapshot(self: Self) -> Self:
+        """A copy with buffers of its own that hold no more than it needs."""
+        return self._snapshot(self.offset)
+
+    def _snapshot(self: Self, offset: int) -> Self:
+        """The same as it was at an earlier position."""
+        twin = self.empty()
+        if self._storage is not None:
+            self._storage.shared = max(self._storage.shared, offset - self.base)  # a slice of all may be a view
+            twin._take([mx.contiguous(plane) for plane in self._between(self._needed(offset), offset)], offset)
+        return twin
+
     def __copy__(self: Self) -> Self:
         self._share()
         twin = self.__class__.__new__(self.__class__)
@@ -178,15 +229,30 @@ class _Buffers:
 
 
 class FullCache(_Buffers):
-    """Keys and values of every token, in buffers that grow by half of themselves at least.
+    """Keys and values of every token, in buffers that grow by an eighth of themselves, see `GROWTH`.
 
     Growing geometrically copies each token a bounded number of times, however long the context becomes.
+
+    Args:
+        dtype: see `SlidingCache`, as for `heads` and `width`.
+        context: tokens that there will ever be; None: nobody knows. No room is made for more, unless they come.
     """
+
+    def __init__(
+        self,
+        dtype: mx.Dtype | None = None,
+        *,
+        heads: int | None = None,
+        width: int | None = None,
+        context: int | None = None,
+    ) -> None:
+        super().__init__(dtype, heads=heads, width=width)
+        self.context = context
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Append (B, K, T, D) keys and values; return all of them (B, K, offset, D)."""
         self._add(keys, values)
-        all_keys, all_values = self._from(0)
+        all_keys, all_values = self._between(0, self.offset)
         return all_keys, all_values
 
     def attend(self, queries: mx.array, keys: mx.array, values: mx.array, **how: Any) -> mx.array:
@@ -194,7 +260,7 @@ class FullCache(_Buffers):
         return kernels.attend(queries, *self.update_and_fetch(keys, values), **how)
 
     def _add(self, keys: mx.array, values: mx.array) -> None:
-        self._append((keys, values), keep_from=0, room=self.offset + self.offset // 2)
+        self._append((keys, values), keep_from=0, room=grown(self.offset, keys.shape[2], self.context))
 
     def at(self, offset: int) -> FullCache:
         """A copy that stands at an earlier position; it shares the buffers."""
@@ -207,7 +273,7 @@ class FullCache(_Buffers):
     @property
     def state(self) -> list[mx.array]:
         """The arrays to evaluate: keys and values so far."""
-        return self._from(0)
+        return self._between(0, self.offset)
 
 
 class QuantizedCache(FullCache):
@@ -220,13 +286,14 @@ class QuantizedCache(FullCache):
     Args:
         bits: 8 or 4.
         width: of a head, D.
+        heads: see `FullCache`, as for `context`.
 
     Raises:
         RequestError: there are no such codes, or no whole groups of them.
     """
 
-    def __init__(self, bits: int, width: int) -> None:
-        super().__init__()
+    def __init__(self, bits: int, width: int, *, heads: int | None = None, context: int | None = None) -> None:
+        super().__init__(heads=heads, width=width, context=context)
         if bits not in kernels.CACHE_BITS.values():
             raise RequestError(f"quantized cache: 8 or 4 bits expected, {bits} found")
         if width % GROUP:
@@ -235,33 +302,24 @@ class QuantizedCache(FullCache):
                 "a float16 cache takes any"
             )
         self.bits = bits
-        self.width = width
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Append (B, K, T, D) keys and values; return what stands for all of them (B, K, offset, D)."""
         self._add(keys, values)
-        all_keys, all_values = _pair(self._from(0))
+        all_keys, all_values = _pair(self._between(0, self.offset))
         return kernels.dequantize(all_keys, keys.dtype), kernels.dequantize(all_values, values.dtype)
 
     def attend(self, queries: mx.array, keys: mx.array, values: mx.array, **how: Any) -> mx.array:
         """As `FullCache.attend`."""
         self._add(keys, values)
-        return kernels.attend_codes(queries, *_pair(self._from(0)), **how)
+        return kernels.attend_codes(queries, *_pair(self._between(0, self.offset)), **how)
 
-    def _empty(self, fresh: mx.array, room: int) -> list[mx.array]:
-        rows = (*fresh.shape[:2], room)
-        groups = [mx.zeros((*rows, self.width // GROUP), mx.float16) for _ in ("scales", "biases")]
-        return [mx.zeros((*rows, self.width * self.bits // 32), mx.uint32), *groups]
+    def _layout(self, dtype: mx.Dtype, width: int) -> list[tuple[mx.Dtype, int]]:
+        return [(mx.uint32, width * self.bits // 32), (mx.float16, width // GROUP), (mx.float16, width // GROUP)] * 2
 
     def _written(self, planes: list[mx.array], fresh: Sequence[mx.array], start: int) -> list[mx.array]:
         pairs = zip(_pair(planes), fresh, strict=True)
         return [plane for packed, new in pairs for plane in kernels.append_codes(packed, new, start)]
-
-    def _fits(self, planes: Sequence[mx.array]) -> bool:
-        if len(planes) != 6 or any(plane.ndim != 4 for plane in planes):
-            return False
-        like = self._empty(planes[0], planes[0].shape[2])
-        return all(a.shape == b.shape and a.dtype == b.dtype for a, b in zip(planes, like * 2, strict=True))
 
 
 def _pair(planes: Sequence[mx.array]) -> tuple[Codes, Codes]:
@@ -277,15 +335,17 @@ class SlidingCache(_Buffers):
     that a rewind by up to `SLACK` tokens finds the window that it needs.
     """
 
-    def __init__(self, window: int, dtype: mx.Dtype | None = None) -> None:
-        super().__init__(dtype)
+    def __init__(
+        self, window: int, dtype: mx.Dtype | None = None, *, heads: int | None = None, width: int | None = None
+    ) -> None:
+        super().__init__(dtype, heads=heads, width=width)
         self.window = window
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Append (B, K, T, D); return the kept tokens and the new ones (B, K, kept + T, D)."""
         start = self.offset - self.kept
         self._add(keys, values)
-        seen_keys, seen_values = self._from(start)
+        seen_keys, seen_values = self._between(start, self.offset)
         return seen_keys, seen_values
 
     def attend(self, queries: mx.array, keys: mx.array, values: mx.array, **how: Any) -> mx.array:
@@ -293,11 +353,11 @@ class SlidingCache(_Buffers):
         start = self._needed(self.offset) if kernels.native() else self.offset - self.kept
         self._add(keys, values)
         first = start if kernels.native() else 0
-        return kernels.attend(queries, *self._from(start), first=first, **how)
+        return kernels.attend(queries, *self._between(start, self.offset), first=first, **how)
 
     def _add(self, keys: mx.array, values: mx.array) -> None:
         keep_from = self._needed(max(0, self.offset - SLACK))
-        self._append((keys, values), keep_from, room=self.offset - keep_from + STEP - 1)
+        self._append((keys, values), keep_from, room=self.offset - keep_from + keys.shape[2] + STEP - 1)
 
     def _needed(self, offset: int) -> int:
         """The first position that the token at `offset` and those after it may ask for."""
@@ -315,24 +375,13 @@ class SlidingCache(_Buffers):
     @property
     def state(self) -> list[mx.array]:
         """The arrays to evaluate: the kept keys and values."""
-        return self._from(self.offset - self.kept)
-
-    def snapshot(self) -> SlidingCache:
-        """A copy with buffers of its own that hold no more than it needs."""
-        return self.at(self.offset)
+        return self._between(self.offset - self.kept, self.offset)
 
     def at(self, offset: int) -> SlidingCache:
         """A copy that stands at an earlier position (see `can_rewind`), with buffers of its own."""
         if not self.can_rewind(offset):
             raise ValueError(f"at: no exact state of position {offset} in a cache of {self.offset} tokens")
-        twin = SlidingCache(self.window, self.dtype)
-        twin.offset, twin.base = offset, self._needed(offset)
-        if self._storage is not None:
-            first, last = twin.base - self.base, offset - self.base
-            self._storage.shared = max(self._storage.shared, last)  # a slice of all may be a view
-            twin._storage = _Storage([mx.contiguous(plane[:, :, first:last]) for plane in self._storage.planes])
-            twin._storage.filled = twin._storage.shared = last - first
-        return twin
+        return self._snapshot(offset)
 
 
 class Segments:
@@ -360,6 +409,24 @@ class Segments:
 Cache = FullCache | SlidingCache
 
 
+def _give_back() -> None:
+    """Let the C library return freed memory: glibc keeps blocks of up to 32 MiB, too small for the next to fit in."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def rounded(tokens: int) -> int:
+    """The room of buffers that are to take some tokens."""
+    return (tokens + STEP - 1) // STEP * STEP
+
+
+def grown(offset: int, count: int, context: int | None) -> int:
+    """Tokens that a full layer's buffers are made for when `count` come at `offset` and there is no room for them."""
+    least, wanted = offset + count, offset + count + offset // GROWTH
+    return wanted if context is None else max(least, min(wanted, context))
+
+
 def make_caches(config: ModelConfig, kind: str | None) -> list[Cache]:
     """An empty cache for each layer of a model.
 
@@ -373,7 +440,13 @@ def make_caches(config: ModelConfig, kind: str | None) -> list[Cache]:
     dtype = kernels.CACHE_DTYPES.get(kind or "")
     bits = kernels.CACHE_BITS.get(kind or "")
 
-    def full() -> FullCache:
-        return QuantizedCache(bits, config.head_dim) if bits else FullCache(dtype)
+    heads, width, context = config.num_key_value_heads, config.head_dim, config.max_position_embeddings
 
-    return [full() if layer == FULL else SlidingCache(config.sliding_window, dtype) for layer in config.layer_types]
+    def cache(layer: str) -> Cache:
+        if layer != FULL:
+            return SlidingCache(config.sliding_window, dtype, heads=heads, width=width)
+        if bits:
+            return QuantizedCache(bits, width, heads=heads, context=context)
+        return FullCache(dtype, heads=heads, width=width, context=context)
+
+    return [cache(layer) for layer in config.layer_types]

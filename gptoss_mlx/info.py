@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,7 @@ from gptoss_mlx.convert import names, sources
 
 from . import kernels
 from .config import ModelConfig
-from .memory import Machine, Need, check_load
-from .memory import kv_bytes as kv_bytes  # for the benchmark
+from .memory import Machine, Need, check_load, kv_bytes
 from .quantization import of_module
 
 PARTS = {
@@ -39,12 +38,13 @@ class Part:
 class Context:
     """A context's length in tokens, and whether it fits beside the weights.
 
-    `kv_bytes` are those of its keys and values as they are kept here, `bytes` those of everything: weights, buffers,
-    activations. `slow` says that so much is not to be had, and that weights are read from the disk instead.
+    `kv_bytes` are those of its keys and values, by what caches could keep (see `kernels.cache_kind`): first what they
+    keep here, then codes. `bytes` are those of everything with the first: weights, buffers, activations. `slow` says
+    that so much is not to be had, and that weights are read from the disk instead.
     """
 
     tokens: int
-    kv_bytes: int
+    kv_bytes: dict[str, int]
     bytes: int
     fits: bool
     slow: bool
@@ -108,7 +108,14 @@ def _context(need: Need, machine: Machine, tokens: int) -> Context:
     verdict = check_load(need, machine, tokens)
     everything = verdict.needed + need.on_disk(machine)
     slow = verdict.fits and everything > verdict.available
-    return Context(tokens, kv_bytes(need.config, tokens, machine.kv_itemsize), everything, verdict.fits, slow)
+    kv = {kind: kv_bytes(need.config, tokens, replace(machine, kv=kind).kv_width) for kind in _kinds(need, machine)}
+    return Context(tokens, kv, everything, verdict.fits, slow)
+
+
+def _kinds(need: Need, machine: Machine) -> list[str]:
+    """What caches keep here, and the codes that the model's heads can have."""
+    codes = () if need.config.head_dim % kernels.GROUP else kernels.CACHE_BITS
+    return list(dict.fromkeys((machine.kv, *codes)))
 
 
 def _parts(stored: Mapping[str, Any], config: ModelConfig) -> tuple[Part, ...]:

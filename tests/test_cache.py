@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import gptoss_mlx
 from gptoss_mlx import kernels
-from gptoss_mlx.cache import SLACK, STEP, Cache, FullCache, QuantizedCache, Segments, SlidingCache
+from gptoss_mlx.cache import GROWTH, SLACK, STEP, Cache, FullCache, QuantizedCache, Segments, SlidingCache
 from gptoss_mlx.errors import RequestError
 from gptoss_mlx.kernels import FIRST_STEP, Codes, plain
 
@@ -71,8 +71,8 @@ def test_full_copies_each_token_a_bounded_number_of_times() -> None:
         now = cache.nbytes
         if now != held:
             copied, held = copied + held, now
-    assert copied < 3 * held
-    assert held <= 1.5 * cache.offset * 2 * 2 * 4 * WIDTH + STEP * 16 * WIDTH
+    assert copied < (GROWTH + 1) * held
+    assert held <= (1 + 1 / GROWTH) * cache.offset * 2 * 2 * 4 * WIDTH + STEP * 16 * WIDTH
 
 
 @given(st.integers(1, 9), st.lists(st.integers(1, 300), min_size=1, max_size=6))

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 from mlx.utils import tree_flatten
+from rich.console import Console
 
 from checkpoints import Shape, build
+from gptoss_mlx.cli.tables import print_info
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.convert import convert
-from gptoss_mlx.info import model_info, parameter_counts
+from gptoss_mlx.info import Context, model_info, parameter_counts
 from gptoss_mlx.memory import Machine, kv_bytes
 from gptoss_mlx.weights import load_model
 
@@ -49,19 +53,50 @@ def test_a_converted_folder_names_its_packing(tmp_path: Path) -> None:
 
 def test_what_does_not_fit_is_said(tmp_path: Path) -> None:
     folder = build(tmp_path / "m", Shape())
-    found = model_info(folder, Machine("metal", 10**9, 30_000_000))
+    found = model_info(folder, Machine("metal", 10**9, 22_000_000))
     assert {c.tokens: c.fits for c in found.contexts} == {4096: True, 32768: True, 131072: False}
-    assert found.memory == 30_000_000
-    assert "a context of 69,632 tokens" in found.advice
+    assert found.memory == 22_000_000
+    assert "a context of 90,112 tokens" in found.advice
     assert not any(c.slow for c in found.contexts)
     for context in found.contexts:
-        assert context.kv_bytes == kv_bytes(found.config, context.tokens)
-        assert context.bytes > found.bytes + context.kv_bytes
+        assert context.kv_bytes == {"bfloat16": kv_bytes(found.config, context.tokens)}  # heads of 16: no codes
+        assert context.bytes > found.bytes + context.kv_bytes["bfloat16"]
+
+
+@pytest.mark.parametrize(
+    ("machine", "kinds"),
+    [
+        (Machine("cpu", 1 << 40, 1 << 40, native=True, kv="float32"), ["float32", "q8", "q4"]),
+        (Machine("metal", 1 << 40, 1 << 40), ["bfloat16", "q8", "q4"]),
+        (Machine("cpu", 1 << 40, 1 << 40, kv="q4"), ["q4", "q8"]),
+    ],
+)
+def test_what_codes_would_take_stands_beside_what_is_kept(machine: Machine, kinds: list[str], tmp_path: Path) -> None:
+    folder = build(tmp_path / "m", Shape(head_dim=32))
+    found = model_info(folder, machine)
+    layer = 2 * 2 * 32 * 131072
+    kept = found.contexts[-1].kv_bytes
+    assert list(kept) == kinds
+    assert 1.125 * layer < kept["q8"] < 1.126 * layer
+    assert 0.625 * layer < kept["q4"] < 0.626 * layer
+    assert found.contexts[-1].bytes > kept[machine.kv]
+
+
+def test_the_tables_of_the_largest_model_fit_a_terminal(tmp_path: Path) -> None:
+    info = model_info(build(tmp_path / "m", Shape(head_dim=32)), Machine("cpu", 1 << 40, 1 << 40))
+    large = replace(info, folder=Path("m"), config=B120, contexts=(Context(131072, dict.fromkeys(
+        ("bfloat16", "q8", "q4"), 999_994_000_000), 999_994_000_000, fits=True, slow=True),))  # fmt: skip
+    console = Console(file=io.StringIO(), width=200, highlight=False)
+    print_info(large, console)
+    table = console.file.getvalue().partition("context: keys and values")[2]  # type: ignore[attr-defined]
+    rows = [line for line in table.splitlines() if line[:1] in "┏┃│└"]
+    assert "q8" in rows[1]
+    assert max(map(len, rows)) <= 80
 
 
 def test_what_runs_from_the_disk_is_said_to_be_slow(tmp_path: Path) -> None:
     convert(build(tmp_path / "source", Shape(vocab=200_000)), tmp_path / "m", dense="bf16")
-    found = model_info(tmp_path / "m", Machine("cpu", 10**9, (256 << 20) + 50_000_000, native=True, kv_itemsize=4))
+    found = model_info(tmp_path / "m", Machine("cpu", 10**9, (256 << 20) + 50_000_000, native=True, kv="float32"))
     assert {c.tokens: (c.fits, c.slow) for c in found.contexts} == {
         4096: (True, True), 32768: (True, True), 131072: (False, False),
     }  # fmt: skip

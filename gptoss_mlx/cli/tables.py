@@ -37,13 +37,14 @@ def print_info(info: ModelInfo, console: Console | None = None) -> None:
     parts.add_section()
     parts.add_row("all", "", size(info.bytes))
     console.print(parts)
-    contexts = Table(title="context", title_justify="left")
-    for name in ("tokens", "keys and values", "in all"):
+    kinds = info.contexts[0].kv_bytes
+    contexts = Table(title="context: keys and values by what GPTOSS_CACHE keeps", title_justify="left")
+    for name in ("tokens", *kinds, f"all, {next(iter(kinds))}"):
         contexts.add_column(name, justify="right")
     contexts.add_column("fits")
     for context in info.contexts:
         fits = "slowly" if context.slow else "yes" if context.fits else "no"
-        contexts.add_row(f"{context.tokens:,}", size(context.kv_bytes), size(context.bytes), fits)
+        contexts.add_row(f"{context.tokens:,}", *map(size, context.kv_bytes.values()), size(context.bytes), fits)
     console.print(contexts)
     console.print(f"device: {info.device}, {size(info.memory)} for models\nkernels: {info.kernels}")
     if info.advice:

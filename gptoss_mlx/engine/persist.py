@@ -22,7 +22,7 @@ from gptoss_mlx.errors import GptOssError
 
 from . import state_file
 from .prefix import Branch, PrefixStore, Tokens
-from .state_file import StateFile
+from .state_file import Mark, StateFile, mark_of
 
 FINISHED = re.compile(r"prompt-[0-9a-f]{40}\.safetensors")
 UNFINISHED = re.compile(FINISHED.pattern + r"\.partial")
@@ -61,7 +61,7 @@ class PromptFolder:
         self._make_cache = make_cache
         self._report = report
         self._files: dict[str, StateFile] = {}
-        self._ignored: dict[str, int] = {}  # inodes by name
+        self._ignored: dict[str, Mark] = {}
         with self._writing():
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not os.access(folder, os.W_OK | os.X_OK):
@@ -84,7 +84,7 @@ class PromptFolder:
                 states = file.read(position, self._make_cache())
                 os.utime(file.path)
             except (OSError, GptOssError) as error:
-                self._ignore(file.path, file.inode, error)
+                self._ignore(file.path, file.mark, error)
                 continue
             for end, caches in states.items():
                 store.add(prompt[:end].tolist(), caches)
@@ -137,25 +137,25 @@ class PromptFolder:
             if UNFINISHED.fullmatch(path.name):
                 continue
             try:
-                inode = path.lstat().st_ino
+                mark = mark_of(path.lstat())
             except FileNotFoundError:  # another process deleted it
                 continue
-            if self._ignored.get(path.name) == inode:
+            if self._ignored.get(path.name) == mark:
                 continue
             try:
                 if not FINISHED.fullmatch(path.name) or not path.is_file():
                     raise GptOssError("not a file of prompt states")
                 known = files.get(path.name)
-                if known is None or known.inode != inode:
+                if known is None or known.mark != mark:
                     known = StateFile.open(path, self._fingerprint, self._make_cache())
                 self._files[path.name] = known
             except (OSError, GptOssError) as error:
-                self._ignore(path, inode, error)
+                self._ignore(path, mark, error)
 
-    def _ignore(self, path: Path, inode: int, error: Exception) -> None:
+    def _ignore(self, path: Path, mark: Mark, error: Exception) -> None:
         self._files.pop(path.name, None)
         if not isinstance(error, FileNotFoundError):
-            self._ignored[path.name] = inode
+            self._ignored[path.name] = mark
             self._report(f"{self.folder}: {path.name!r} is ignored: {error}")
 
     def _deepest(self, prompt: Tokens, known: int, budget: int) -> tuple[StateFile, int] | None:

@@ -19,7 +19,7 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
-from gptoss_mlx.cache import Cache, SlidingCache, _Storage
+from gptoss_mlx.cache import Cache, _Storage
 
 Tokens = npt.NDArray[np.int32]
 
@@ -69,12 +69,12 @@ class PrefixStore:
         if not len(tokens) or any(cache.offset != len(tokens) for cache in caches):
             found = sorted({cache.offset for cache in caches})
             raise ValueError(f"add: caches at the end of one token or more expected, {len(tokens)} and {found} found")
-        if sum(plane.nbytes for cache in caches for plane in planes(cache)) > self.budget:
+        if sum(map(_needed_bytes, caches)) > self.budget:
             return
         node = self._root.place(_tokens(tokens))
         if node.caches is None:
             own: list[Cache] = [cache.at(cache.offset) for cache in caches]
-            mx.eval([cache.state for cache in own])  # a copy that waits keeps what it is taken from
+            mx.eval([cache.state for cache in own])  # copies that wait keep what they are taken from
             self._put(node, own)
             below = node.below()
             if below is not None:
@@ -269,32 +269,16 @@ class _Ledger:
                     self.bytes -= cache.nbytes
 
 
-def planes(cache: Cache) -> list[mx.array]:
-    """The arrays (B, K, n, width) that a cache needs to go on: of all tokens, or of those its window may ask for."""
-    return cache._from(first_needed(cache, cache.offset))
-
-
-def restored(cache: Cache, arrays: Sequence[mx.array], offset: int) -> Cache:
-    """A cache of the same kind that stands at `offset` and has the arrays which `planes` gave there."""
-    twin = copy.copy(cache)
-    twin.offset = offset
-    twin.base = first_needed(cache, offset)
-    twin._storage = _Storage(list(arrays))
-    twin._storage.filled = twin._storage.shared = offset - twin.base
-    return twin
-
-
-def first_needed(cache: Cache, offset: int) -> int:
-    """The first position whose keys and values a cache of this kind needs to go on from `offset`."""
-    return cache._needed(offset) if isinstance(cache, SlidingCache) else 0
+def _needed_bytes(cache: Cache) -> int:
+    return sum(plane.nbytes for plane in cache.planes())
 
 
 def _slimmed(cache: Cache) -> Cache:
-    if sum(plane.nbytes for plane in planes(cache)) == cache.nbytes:
+    if _needed_bytes(cache) == cache.nbytes:
         return cache
-    own = [mx.contiguous(plane) for plane in planes(cache)]
-    mx.eval(own)
-    return restored(cache, own, cache.offset)
+    own: Cache = cache.snapshot()
+    mx.eval(own.state)  # a copy that waits keeps what it is taken from
+    return own
 
 
 def _shared(deep: Cache, offset: int, own: Cache) -> Cache:

@@ -11,8 +11,9 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from gptoss_mlx.convert import tensorfile
 from gptoss_mlx.convert.tensorfile import Stored, TensorSpec
 from gptoss_mlx.errors import CheckpointError, GptOssError
 
-from .prefix import Branch, Tokens, common, first_needed, planes, restored
+from .prefix import Branch, Tokens, common
 
 FORMAT, VERSION = "gptoss-mlx prompt states", "1"
 DTYPES = {"BF16": mx.bfloat16, "F16": mx.float16, "F32": mx.float32, "U8": mx.uint8, "U32": mx.uint32}
@@ -33,13 +34,20 @@ TOKENS, CHECKSUMS = "tokens", "checksums"
 ALIGN = 64
 HEADER_LIMIT = 1 << 26
 
+Mark = tuple[int, int]
+
+
+def mark_of(status: os.stat_result) -> Mark:
+    """Tells a file from one that took its place, even one that got its inode."""
+    return status.st_ino, status.st_size
+
 
 @dataclass(frozen=True)
 class StateFile:
     """What is known of a file without its large arrays: the tokens, and the positions where they have a state."""
 
     path: Path
-    inode: int
+    mark: Mark
     tokens: Tokens
     positions: tuple[int, ...]
     layers: Mapping[str, list[Stored]]
@@ -66,7 +74,7 @@ class StateFile:
             kind = [metadata["format"], metadata["version"], metadata["fingerprint"]]
             positions = tuple(int(position) for position in json.loads(metadata["positions"]))
             with path.open("rb") as file:
-                inode = os.fstat(file.fileno()).st_ino
+                mark = mark_of(os.fstat(file.fileno()))
                 tokens = _numbers(file.fileno(), tensors[TOKENS]).astype(np.int32)
                 sums = _numbers(file.fileno(), tensors[CHECKSUMS])  # in its own place that of the header
             checksums = dict(zip(tensors, sums.tolist(), strict=True))
@@ -76,8 +84,7 @@ class StateFile:
             raise GptOssError("of another version" if kind[:2] != [FORMAT, VERSION] else "of another model")
         if path.name != file_name(fingerprint, tokens):
             raise GptOssError("damaged: its tokens are not those of its name")
-        layers = _layers(tensors, _lengths(caches, len(tokens), positions))
-        return cls(path, inode, tokens, positions, layers, checksums)
+        return cls(path, mark, tokens, positions, _layers(tensors, caches, positions, len(tokens)), checksums)
 
     def shared(self, tokens: Tokens) -> int:
         """Length of the common beginning with other tokens."""
@@ -107,10 +114,10 @@ class StateFile:
         """
         with self.path.open("rb") as file:
             source = file.fileno()
-            if os.fstat(source).st_ino != self.inode:
+            if mark_of(os.fstat(source)) != self.mark:
                 raise FileNotFoundError(f"{self.path}: replaced by another file")
             full = {
-                layer: restored(cache, self._planes(source, f"{layer}", position), position)
+                layer: _restored(cache, self._planes(source, f"{layer}", position), position)
                 for layer, cache in enumerate(caches)
                 if not isinstance(cache, SlidingCache)
             }
@@ -118,21 +125,21 @@ class StateFile:
                 end: [
                     full[layer].at(end)
                     if layer in full
-                    else restored(cache, self._planes(source, f"{end}.{layer}"), end)
+                    else _restored(cache, self._planes(source, f"{end}.{layer}"), end)
                     for layer, cache in enumerate(caches)
                 ]
                 for end in self.positions
                 if end <= position
             }
 
-    def _planes(self, source: int, key: str, count: int | None = None) -> list[mx.array]:
-        """The arrays of a layer, the first `count` tokens of them."""
+    def _planes(self, source: int, key: str, tokens: int | None = None) -> list[mx.array]:
+        """The arrays of a layer, of all `tokens` or the first ones."""
         arrays = []
         for stored in self.layers[key]:
             numbers = tensorfile.read(source, stored)
             if zlib.crc32(tensorfile.as_bytes(numbers)) != self.checksums[stored.name]:
                 raise GptOssError(f"damaged: {stored.name} is not what was written")
-            arrays.append(_to_mlx(numbers[:, :, :count], stored.dtype))
+            arrays.append(_to_mlx(numbers[:, :, :tokens], stored.dtype))
         return arrays
 
 
@@ -181,7 +188,7 @@ def _arrays(branch: Branch) -> dict[str, mx.array]:
             sliding = isinstance(cache, SlidingCache)
             if sliding or end == last:
                 key = f"{end}.{layer}" if sliding else f"{layer}"
-                arrays |= {f"{key}.{number}": plane for number, plane in enumerate(planes(cache))}
+                arrays |= {f"{key}.{number}": plane for number, plane in enumerate(cache.planes())}
     return arrays
 
 
@@ -201,31 +208,38 @@ def _numbers(source: int, stored: Stored) -> npt.NDArray[np.uint32]:
     return np.frombuffer(tensorfile.as_bytes(tensorfile.read(source, stored)), "<u4")
 
 
-def _lengths(caches: list[Cache], length: int, positions: tuple[int, ...]) -> dict[str, int]:
-    """Tokens of the planes that a file of such states has to have."""
+def _layers(
+    tensors: Mapping[str, Stored], caches: list[Cache], positions: tuple[int, ...], length: int
+) -> dict[str, list[Stored]]:
+    """The planes of each layer: those that its cache takes, and nothing beside them."""
     if not positions or list(positions) != sorted({*positions}) or positions[0] < 1 or positions[-1] != length:
         raise GptOssError(f"not a file of prompt states: positions {list(positions)[:8]} in {length} tokens")
-    lengths: dict[str, int] = {}
-    for layer, cache in enumerate(caches):
-        if isinstance(cache, SlidingCache):
-            lengths |= {f"{end}.{layer}": end - first_needed(cache, end) for end in positions}
-        else:
-            lengths[f"{layer}"] = length
-    return lengths
-
-
-def _layers(tensors: Mapping[str, Stored], lengths: Mapping[str, int]) -> dict[str, list[Stored]]:
     layers: dict[str, list[Stored]] = {}
-    for name, stored in tensors.items():
-        if name not in (TOKENS, CHECKSUMS):
-            layers.setdefault(name.rpartition(".")[0], []).append(stored)
-    if layers.keys() != lengths.keys() or not all(
-        plane.dtype in DTYPES and len(plane.shape) == 4 and min(plane.shape) >= 0 and plane.shape[2] == lengths[key]
-        for key, found in layers.items()
-        for plane in found
-    ):
+    for layer, cache in enumerate(caches):
+        sliding = isinstance(cache, SlidingCache)
+        for end in positions if sliding else (length,):
+            key = f"{end}.{layer}" if sliding else f"{layer}"
+            names = takewhile(tensors.__contains__, (f"{key}.{number}" for number in count()))
+            layers[key] = [tensors[name] for name in names]
+            if not _suits(cache, layers[key], end):
+                raise GptOssError("of a model with other layers")
+    if sum(map(len, layers.values())) != len(tensors.keys() - {TOKENS, CHECKSUMS}):
         raise GptOssError("of a model with other layers")
     return layers
+
+
+def _suits(cache: Cache, planes: Sequence[Stored], offset: int) -> bool:
+    """Whether planes of one sequence are what a cache would take."""
+    known = [
+        (DTYPES[plane.dtype], plane.shape) for plane in planes if plane.dtype in DTYPES and plane.shape[:1] == (1,)
+    ]
+    return len(known) == len(planes) and cache.takes(known, offset)
+
+
+def _restored(cache: Cache, planes: Sequence[mx.array], offset: int) -> Cache:
+    twin = cache.empty()
+    twin.restore(planes, offset)
+    return twin
 
 
 def _dtype(array: mx.array) -> str:

@@ -37,6 +37,7 @@ __all__ = [
     "attend_codes",
     "cache_dtype",
     "cache_kind",
+    "code_bytes",
     "compute_dtype",
     "dequantize",
     "dequantize_rows",
@@ -145,6 +146,11 @@ def cache_dtype() -> mx.Dtype:
         RequestError: GPTOSS_CACHE names no such kind.
     """
     return CACHE_DTYPES.get(cache_kind() or "float32", mx.float32)
+
+
+def code_bytes(bits: int) -> float:
+    """Bytes of a number in codes, its part of a group's scale and bias in float16 included."""
+    return bits / 8 + 2 * mx.float16.size / GROUP
 
 
 def exact() -> bool:

@@ -4,7 +4,7 @@ A model that does not fit fails late otherwise, or takes a Mac down with it. `ma
 `need` what a model takes of it, `verdict` compares the two and knows the ways out.
 """
 
-from .machine import CACHE_LIMIT, Machine, set_limits
+from .machine import CACHE_LIMIT, KvWidth, Machine, set_limits
 from .need import CHUNK, Need, activation_bytes, cache_bytes, kv_bytes
 from .verdict import CONTEXT, Advice, Verdict, admission, check_context, check_folder, check_load, largest_context
 
@@ -13,6 +13,7 @@ __all__ = [
     "CHUNK",
     "CONTEXT",
     "Advice",
+    "KvWidth",
     "Machine",
     "Need",
     "Verdict",

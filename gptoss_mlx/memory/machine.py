@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import mlx.core as mx
 
@@ -25,6 +25,17 @@ WIRED_STEP = 64
 """Limits of Metal are given in multiples of this many MiB."""
 
 
+class KvWidth(NamedTuple):
+    """Bytes that a number takes in the caches of full and of sliding layers, what goes with codes included."""
+
+    full: float
+    sliding: float
+
+
+BFLOAT16 = KvWidth(2, 2)
+"""As in the release."""
+
+
 @dataclass(frozen=True)
 class Machine:
     """The memory that models can have here, measured once.
@@ -34,14 +45,14 @@ class Machine:
         total: all bytes that the device works in: RAM on a CPU and on a Mac.
         free: what models may take of it; what this process's own arrays hold counts as free.
         native: whether native CPU kernels run, which use MLX folders where they lie and keep no attention scores.
-        kv_itemsize: bytes of a number in a key/value cache.
+        kv: what caches keep, as `kernels.cache_kind` names it.
     """
 
     device: Literal["cpu", "metal", "cuda"]
     total: int
     free: int
     native: bool = False
-    kv_itemsize: float = 2
+    kv: str = "bfloat16"
 
     @classmethod
     def measure(cls, root: Path = Path("/")) -> Machine:
@@ -49,23 +60,34 @@ class Machine:
 
         Args:
             root: where `proc` and `sys` are.
+
+        Raises:
+            RequestError: GPTOSS_CACHE names no kind of cache.
         """
+        kv = kernels.cache_kind()
         own = mx.get_active_memory() + mx.get_cache_memory()
         if not kernels.on_gpu():
             total, free = _ram(root)
-            native = kernels.native()
-            kept = kernels.cache_dtype() if native else kernels.compute_dtype()
-            return cls("cpu", total, min(total, free + own), native, kept.size)
+            return cls("cpu", total, min(total, free + own), kernels.native(), kv or "float32")
         info: dict[str, Any] = mx.device_info(mx.Device(mx.gpu))
         if "max_recommended_working_set_size" in info:
-            return cls("metal", int(info["memory_size"]), int(info["max_recommended_working_set_size"]))
+            limit = int(info["max_recommended_working_set_size"])
+            return cls("metal", int(info["memory_size"]), limit, kv=kv or "bfloat16")
         total = int(info["total_memory"])
-        return cls("cuda", total, min(total, int(info.get("free_memory", total)) + own))
+        return cls("cuda", total, min(total, int(info.get("free_memory", total)) + own), kv=kv or "bfloat16")
 
     @property
     def itemsize(self) -> int:
         """Bytes of a number of the activations: float32 on a CPU, bfloat16 on a GPU."""
         return 4 if self.device == "cpu" else 2
+
+    @property
+    def kv_width(self) -> KvWidth:
+        """Bytes of a number in caches of `kv`; those of sliding layers keep what is computed where there are codes."""
+        if self.kv in kernels.CACHE_BITS:
+            return KvWidth(kernels.code_bytes(kernels.CACHE_BITS[self.kv]), self.itemsize)
+        size = kernels.CACHE_DTYPES[self.kv].size
+        return KvWidth(size, size)
 
     @property
     def available(self) -> int:

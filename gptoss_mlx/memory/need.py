@@ -8,50 +8,43 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gptoss_mlx import kernels
-from gptoss_mlx.cache import SLACK, STEP
-from gptoss_mlx.config import FULL, ModelConfig
+from gptoss_mlx.cache import SLACK, STEP, grown, rounded
+from gptoss_mlx.config import FULL, SLIDING, ModelConfig
 from gptoss_mlx.convert import names, sources
 from gptoss_mlx.convert.presets import Preset
 from gptoss_mlx.convert.tensorfile import DTYPES, Stored, TensorSpec
 
-from .machine import Machine
+from .machine import BFLOAT16, KvWidth, Machine
 
 CHUNK = 512
 """Tokens of a pass that activations and buffers are reckoned for: the engine's PREFILL_CHUNK."""
-MOVING = 3
-"""Layers whose buffers may be moved at once."""
 VECTORS = ("bias", "sinks", "norm.weight", "norm.scale")
 """How the names of tensors end that become activations' dtype (or float32) on loading."""
 
 
-def kv_bytes(config: ModelConfig, tokens: int, itemsize: float = 2) -> int:
-    """Keys and values of a context, in numbers of `itemsize` bytes: sliding layers stop growing at their window."""
-    rows = sum(tokens if kind == FULL else min(tokens, config.sliding_window) for kind in config.layer_types)
-    return math.ceil(rows * _row_bytes(config, itemsize))
+def kv_bytes(config: ModelConfig, tokens: int, width: KvWidth = BFLOAT16) -> int:
+    """Keys and values of a context, in numbers of some width: sliding layers stop growing at their window."""
+    return math.ceil(sum(_layers(config, tokens, min(tokens, config.sliding_window), width)))
 
 
-def cache_bytes(config: ModelConfig, tokens: int, itemsize: float = 2) -> int:
+def cache_bytes(config: ModelConfig, tokens: int, width: KvWidth = BFLOAT16) -> int:
     """The most that a sequence's caches take on the way to `tokens`, however it gets there.
 
-    The buffers of `cache.py` are rounded up, and those of full layers grow by half. While a layer's are moved to
-    larger ones, the old ones are still there, and what the new ones are put together from. MLX works ahead meanwhile:
-    two layers at once are usual, three are reckoned with.
+    The buffers of `cache.py` are rounded up, and those of full layers grow by an eighth, up to the model's context.
+    They move to larger ones plane by plane: keys or values of one layer are there twice meanwhile.
     """
-    before = tokens - 1
-    full = _rounded(before + before // 2 + 1)
-    carried = min(before, config.sliding_window - 1 + SLACK + kernels.FIRST_STEP - 1)
-    sliding = _rounded(carried + STEP - 1 + min(tokens, CHUNK))
-    rooms = [full if kind == FULL else sliding for kind in config.layer_types]
-    return math.ceil((sum(rooms) + sum(sorted(rooms)[-MOVING:])) * _row_bytes(config, itemsize))
+    full = rounded(grown(tokens - 1, 1, config.max_position_embeddings))
+    carried = min(tokens - 1, config.sliding_window - 1 + SLACK + kernels.FIRST_STEP - 1)
+    sliding = rounded(carried + STEP - 1 + min(tokens, CHUNK))
+    layers = _layers(config, full, sliding, width)
+    return math.ceil(sum(layers) + max(layers) / 2)
 
 
-def _rounded(tokens: int) -> int:
-    return (tokens + STEP - 1) // STEP * STEP
-
-
-def _row_bytes(config: ModelConfig, itemsize: float) -> float:
-    """A token's keys and values in one layer."""
-    return 2 * config.num_key_value_heads * config.head_dim * itemsize
+def _layers(config: ModelConfig, full: int, sliding: int, width: KvWidth) -> list[float]:
+    """Bytes of each layer's keys and values, of so many tokens in full and in sliding ones."""
+    numbers = 2 * config.num_key_value_heads * config.head_dim
+    sizes = {FULL: full * width.full * numbers, SLIDING: sliding * width.sliding * numbers}
+    return [sizes[kind] for kind in config.layer_types]
 
 
 def activation_bytes(config: ModelConfig, tokens: int, machine: Machine, sequences: int = 1) -> int:
@@ -143,7 +136,7 @@ class Need:
 
     def caches(self, machine: Machine, tokens: int) -> int:
         """`cache_bytes` of one sequence."""
-        return cache_bytes(self.config, tokens, machine.kv_itemsize)
+        return cache_bytes(self.config, tokens, machine.kv_width)
 
     def work(self, machine: Machine, tokens: int) -> int:
         """Activations at a context of `tokens`, and the matrix that is being unpacked for a product."""

@@ -175,7 +175,6 @@ def check_context(
     *,
     used: int,
     sequences: int = 1,
-    kv_itemsize: float | None = None,
 ) -> Verdict:
     """Whether sequences can be admitted beside what is there.
 
@@ -185,18 +184,17 @@ def check_context(
         machine: where the model runs.
         used: bytes taken or promised: `Need.resident`, and the `cache_bytes` of what each running sequence may reach.
         sequences: to be admitted.
-        kv_itemsize: bytes of a number in their caches; None: the machine's.
 
     Raises:
         RequestError: no token or no sequence is asked for.
     """
     _check_positive("context", tokens)
     _check_positive("sequences", sequences)
-    needed = _beside(config, tokens, machine, sequences, kv_itemsize)
+    needed = _beside(config, tokens, machine, sequences)
     left = max(0, machine.available - used)
     if needed <= left:
         return Verdict(True, needed, left)
-    most = largest_context(config, machine, used=used, sequences=sequences, kv_itemsize=kv_itemsize)
+    most = largest_context(config, machine, used=used, sequences=sequences)
     advice = (Advice(f"{most:,} tokens fit", tokens=most),) if most else ()
     which = f"a sequence of {tokens:,} tokens" if sequences == 1 else f"{sequences} sequences of {tokens:,} tokens"
     way = advice[0].words if advice else "wait until others have ended, or use a smaller model"
@@ -204,9 +202,7 @@ def check_context(
     return Verdict(False, needed, left, note, advice)
 
 
-def largest_context(
-    config: ModelConfig, machine: Machine, *, used: int, sequences: int = 1, kv_itemsize: float | None = None
-) -> int:
+def largest_context(config: ModelConfig, machine: Machine, *, used: int, sequences: int = 1) -> int:
     """The most tokens that `check_context` admits, as a nice number; 0 where that is hardly any.
 
     Raises:
@@ -214,7 +210,7 @@ def largest_context(
     """
     _check_positive("sequences", sequences)
     left = machine.available - used
-    return _largest(config, lambda tokens: _beside(config, tokens, machine, sequences, kv_itemsize) <= left)
+    return _largest(config, lambda tokens: _beside(config, tokens, machine, sequences) <= left)
 
 
 def admission(
@@ -223,7 +219,6 @@ def admission(
     *,
     used: int,
     running: Callable[[], Iterable[int]],
-    kv_itemsize: float | None = None,
 ) -> Callable[[int], bool]:
     """What an engine asks before it admits a sequence of so many tokens.
 
@@ -232,24 +227,21 @@ def admission(
         machine: where it runs.
         used: bytes that are always taken: `Need.resident`, and what a store of prefixes may hold.
         running: tells the tokens that each sequence in progress may reach.
-        kv_itemsize: as for `check_context`.
 
     Returns:
         Whether there is room beside those that run; raises MemoryLimitError where there would not be without them.
     """
-    itemsize = machine.kv_itemsize if kv_itemsize is None else kv_itemsize
 
     def fits(tokens: int) -> bool:
-        check_context(config, tokens, machine, used=used, kv_itemsize=itemsize).require()
-        promised = sum(cache_bytes(config, others, itemsize) for others in running())
-        return check_context(config, tokens, machine, used=used + promised, kv_itemsize=itemsize).fits
+        check_context(config, tokens, machine, used=used).require()
+        promised = sum(cache_bytes(config, others, machine.kv_width) for others in running())
+        return check_context(config, tokens, machine, used=used + promised).fits
 
     return fits
 
 
-def _beside(config: ModelConfig, tokens: int, machine: Machine, sequences: int, kv_itemsize: float | None) -> int:
-    itemsize = machine.kv_itemsize if kv_itemsize is None else kv_itemsize
-    caches = sequences * cache_bytes(config, tokens, itemsize)
+def _beside(config: ModelConfig, tokens: int, machine: Machine, sequences: int) -> int:
+    caches = sequences * cache_bytes(config, tokens, machine.kv_width)
     return caches + activation_bytes(config, tokens, machine, sequences)
 
 

@@ -151,12 +151,16 @@ def test_a_file_is_for_its_owner(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16, mx.float32])
 def test_dtypes_come_back_and_layers_that_need_nothing(dtype: mx.Dtype, tmp_path: Path) -> None:
     numbers = mx.random.normal((1, 2, 128, 4)).astype(dtype)
-    caches: list[Any] = [FullCache(), SlidingCache(1)]
+
+    def make() -> list[Any]:
+        return [FullCache(dtype), SlidingCache(1, dtype)]
+
+    caches = make()
     for cache in caches:
         cache.update_and_fetch(numbers, -numbers)
     store, back = PrefixStore(LARGE), PrefixStore(LARGE)
     store.add([1] * 128, caches)
-    folder = PromptFolder(tmp_path, "model", lambda: [FullCache(), SlidingCache(1)], budget=LARGE, report=pytest.fail)
+    folder = PromptFolder(tmp_path, "model", make, budget=LARGE, report=pytest.fail)
     folder.save(store)
     folder.recall(back, [1] * 128, 128)
     found = back.find([1] * 128, 128)

@@ -18,7 +18,7 @@ import gptoss_mlx
 from gptoss_mlx import GptOss, kernels
 from gptoss_mlx.cache import Cache
 from gptoss_mlx.engine import prefill
-from gptoss_mlx.engine.prefix import PrefixStore, planes
+from gptoss_mlx.engine.prefix import PrefixStore
 
 LARGE = 1 << 30
 A, B, C = [1] * 90, [2] * 3, [3] * 260
@@ -185,7 +185,7 @@ def test_another_branch_takes_over_what_a_dropped_one_shared() -> None:
 
 def test_what_fits_alone_is_stored_without_its_unused_room() -> None:
     run = Run(LINE[:1000])
-    needed = sum(plane.nbytes for cache in run.caches for plane in planes(cache))
+    needed = sum(plane.nbytes for cache in run.caches for plane in cache.planes())
     store = PrefixStore(needed)
     store.add(run.tokens, run.caches)
     check(store)

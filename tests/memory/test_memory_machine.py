@@ -132,14 +132,39 @@ def test_this_machine_is_plausible() -> None:
     assert found.itemsize == kernels.compute_dtype().size
 
 
-@pytest.mark.parametrize(("name", "size"), [("float32", 4), ("float16", 2)])
-def test_caches_are_as_wide_as_the_kernels_keep_them(
-    name: str, size: int, native: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("kind", "cpu", "gpu"),
+    [
+        ("", (4, 4), (2, 2)),
+        ("float32", (4, 4), (4, 4)),
+        ("float16", (2, 2), (2, 2)),
+        ("bfloat16", (2, 2), (2, 2)),
+        ("q8", (9 / 8, 4), (9 / 8, 2)),
+        ("q4", (5 / 8, 4), (5 / 8, 2)),
+    ],
+)
+@pytest.mark.parametrize("native", [True, False])
+def test_caches_are_as_wide_as_asked(
+    kind: str,
+    cpu: tuple[float, float],
+    gpu: tuple[float, float],
+    native: bool,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("GPTOSS_CACHE", name)
-    assert Machine.measure().kv_itemsize == size
-    monkeypatch.setattr(kernels, "extension", None)
-    assert Machine.measure().kv_itemsize == 4
+    monkeypatch.delenv("GPTOSS_CACHE", raising=False)
+    if kind:
+        monkeypatch.setenv("GPTOSS_CACHE", kind)
+    if native:
+        request.getfixturevalue("native")
+    else:
+        monkeypatch.setattr(kernels, "extension", None)
+    assert Machine.measure().kv_width == cpu
+    with kernels.exactly():
+        assert Machine.measure().kv_width == (4, 4)
+    monkeypatch.setattr(kernels, "on_gpu", lambda: True)
+    monkeypatch.setattr(mx, "device_info", lambda device: METAL)
+    assert Machine.measure().kv_width == gpu
 
 
 METAL = {"memory_size": 17179869184, "max_recommended_working_set_size": 11453246122, "device_name": "Apple M1"}
@@ -160,7 +185,7 @@ def test_gpus(info: dict[str, Any], expected: Machine, monkeypatch: pytest.Monke
     monkeypatch.setattr(mx, "get_active_memory", lambda: GB)
     monkeypatch.setattr(mx, "get_cache_memory", lambda: 0)
     assert Machine.measure() == expected
-    assert (expected.itemsize, expected.kv_itemsize, expected.native) == (2, 2, False)
+    assert (expected.itemsize, expected.kv_width, expected.native) == (2, (2, 2), False)
 
 
 @given(st.integers(1 << 20, 1 << 40))

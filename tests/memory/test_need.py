@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import copy
 import gc
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +19,13 @@ from hypothesis import strategies as st
 
 from checkpoints import Shape, build
 from gptoss_mlx import kernels
-from gptoss_mlx.cache import Cache, FullCache, SlidingCache
+from gptoss_mlx.cache import Cache, FullCache, make_caches
 from gptoss_mlx.config import FULL, ModelConfig
 from gptoss_mlx.convert import convert, sources
 from gptoss_mlx.convert.presets import DENSE, Preset
 from gptoss_mlx.convert.tensorfile import TensorSpec
 from gptoss_mlx.engine import PREFILL_CHUNK, prefill
-from gptoss_mlx.memory import CHUNK, Machine, Need, activation_bytes, cache_bytes, kv_bytes
+from gptoss_mlx.memory import CHUNK, KvWidth, Machine, Need, activation_bytes, cache_bytes, kv_bytes
 from gptoss_mlx.weights import load_model
 
 B20 = ModelConfig()
@@ -29,6 +33,10 @@ B120 = ModelConfig(num_hidden_layers=36, num_local_experts=128)
 THIN = ModelConfig(num_hidden_layers=4, num_key_value_heads=1, num_attention_heads=1, head_dim=2)
 """Layers like the release's, with keys of two numbers."""
 GPU = Machine("metal", 1 << 40, 1 << 40)
+FLOAT32 = KvWidth(4, 4)
+NARROW = ModelConfig(num_hidden_layers=8, num_key_value_heads=1, num_attention_heads=1, head_dim=32)
+"""The same with keys that have codes."""
+KINDS = (*kernels.CACHE_DTYPES, *kernels.CACHE_BITS)
 
 
 @pytest.fixture(params=["native", "plain"])
@@ -42,12 +50,22 @@ def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def caches(config: ModelConfig) -> list[Cache]:
-    return [FullCache() if kind == FULL else SlidingCache(config.sliding_window) for kind in config.layer_types]
+    return make_caches(config, "float32")
+
+
+def filled(config: ModelConfig, kind: str, tokens: int) -> list[Cache]:
+    """Caches of some tokens that came in chunks, the last ones one by one."""
+    layers = make_caches(config, kind)
+    for count in (*[CHUNK] * (tokens // CHUNK - 1), *[1] * (CHUNK + tokens % CHUNK)):
+        for cache in layers:
+            append(cache, count, config)
+    return layers
 
 
 def append(cache: Cache, count: int, config: ModelConfig = THIN) -> None:
     zeros = mx.zeros((1, config.num_key_value_heads, count, config.head_dim))
-    mx.eval(cache.update_and_fetch(zeros, zeros))
+    cache._add(zeros, zeros)
+    mx.eval(cache.state)
 
 
 @pytest.mark.parametrize(
@@ -63,22 +81,60 @@ def append(cache: Cache, count: int, config: ModelConfig = THIN) -> None:
 )
 def test_keys_and_values_of_the_release(config: ModelConfig, tokens: int, expected: float) -> None:
     assert kv_bytes(config, tokens) == pytest.approx(expected, rel=0.004)
-    assert kv_bytes(config, tokens, 4) == 2 * kv_bytes(config, tokens)
+    assert kv_bytes(config, tokens, FLOAT32) == 2 * kv_bytes(config, tokens)
     assert kv_bytes(config, 100) == config.num_hidden_layers * 2048 * 100
 
 
-def test_a_real_cache_of_the_longest_context_is_as_large_as_said() -> None:
-    filled = caches(THIN)
-    for cache in filled:
-        step = 131072 if isinstance(cache, FullCache) else CHUNK
-        for _ in range(0, 131072, step):
-            append(cache, step)
-    assert {cache.offset for cache in filled} == {131072}
-    assert sum(cache.nbytes for cache in filled) == pytest.approx(kv_bytes(THIN, 131072, 4), rel=0.05)
-    for cache in filled:
-        append(cache, 1)  # buffers grow by half
-    held = sum(cache.nbytes for cache in filled)
-    assert 1.4 * kv_bytes(THIN, 131073, 4) < held <= cache_bytes(THIN, 131073, 4)
+@pytest.mark.parametrize(("kind", "tokens"), [*product(KINDS, [131072]), ("float32", 128000)])
+def test_memory_at_the_longest_context_is_what_is_said(kind: str, tokens: int) -> None:
+    """In chunks, and at last token by token."""
+    width = replace(Machine.measure(), kv=kind).kv_width
+    gc.collect()
+    active = mx.get_active_memory()
+    mx.reset_peak_memory()
+    layers = filled(NARROW, kind, tokens)
+    wanted, most = kv_bytes(NARROW, tokens, width), cache_bytes(NARROW, tokens, width)
+    assert {cache.offset for cache in layers} == {tokens}
+    assert wanted < mx.get_active_memory() - active < 1.05 * wanted
+    assert mx.get_peak_memory() - active < most + 8 * CHUNK * NARROW.head_dim
+
+
+RESIDENT = """
+import mlx.core as mx
+mx.set_default_device(mx.Device(mx.cpu))
+from dataclasses import replace
+from test_need import NARROW, filled
+from gptoss_mlx.machine import peak_memory, resident_memory
+mx.eval(mx.zeros(31 << 18))  # from now on glibc keeps blocks of that size
+before = resident_memory()
+layers = filled(replace(NARROW, head_dim=128), "float16", 131072)
+print(resident_memory() - before, peak_memory() - before)
+"""
+
+
+def test_the_system_counts_no_more() -> None:
+    """Pages of a process of its own, while buffers grow and in the end: one plane of eight is there twice."""
+    search = os.pathsep.join(str(folder) for folder in (*Path(__file__).parents[:2], Path(__file__).parents[2]))
+    command = [sys.executable, "-c", RESIDENT]
+    done = subprocess.run(command, check=True, capture_output=True, env={**os.environ, "PYTHONPATH": search})
+    resident, peak = map(int, done.stdout.split())
+    wanted = kv_bytes(replace(NARROW, head_dim=128), 131072)
+    assert 0.95 * wanted < resident < 1.05 * wanted
+    assert peak < (1.05 + 1 / 8) * wanted
+
+
+def test_while_buffers_grow_one_plane_is_there_twice() -> None:
+    layers = [layer for layer in make_caches(NARROW, "float32") if isinstance(layer, FullCache)]
+    for cache in layers:
+        append(cache, 50000, NARROW)
+    before, active = sum(cache.nbytes for cache in layers), mx.get_active_memory()
+    plane = layers[0].nbytes / 2
+    mx.reset_peak_memory()
+    for cache in layers:
+        append(cache, 300, NARROW)
+    after = sum(cache.nbytes for cache in layers)
+    assert after > 1.1 * before
+    assert mx.get_peak_memory() - active < after - before + 1.01 * plane
 
 
 @given(st.lists(st.tuples(st.integers(1, CHUNK), st.sampled_from(["go on", "copy", "back"])), min_size=1, max_size=12))
@@ -93,8 +149,8 @@ def test_no_way_to_a_context_takes_more(steps: list[tuple[int, str]]) -> None:
                 cache.rewind(cache.offset - 30)
             append(cache, count)
         reached = max(reached, layers[1].offset)
-        held = sorted(cache.nbytes for cache in layers)
-        assert sum(held) + sum(held[-3:]) <= cache_bytes(THIN, reached, 4)
+        held = [cache.nbytes for cache in layers]
+        assert sum(held) + max(held) / 2 <= cache_bytes(THIN, reached, FLOAT32)
 
 
 def test_the_bound_is_reached() -> None:
@@ -102,7 +158,7 @@ def test_the_bound_is_reached() -> None:
     append(cache, 1024)
     append(cache, 1)
     config = replace(THIN, num_hidden_layers=1, layer_types=(FULL,))
-    assert 2 * cache.nbytes == cache_bytes(config, 1025, 4)
+    assert 1.5 * cache.nbytes == cache_bytes(config, 1025, FLOAT32)
 
 
 def test_the_chunk_is_the_engines() -> None:
@@ -204,5 +260,5 @@ def test_moving_all_layers_takes_no_more_than_said(layers: int, machine: Machine
     mx.reset_peak_memory()
     mx.eval(model(mx.array([[1]]), filled), [cache.state for cache in filled])
     peak = mx.get_peak_memory() - before
-    assert sum(cache.nbytes for cache in filled) > 1.4 * held
-    assert peak <= cache_bytes(config, tokens + 1, 4) + activation_bytes(config, tokens + 1, machine)
+    assert sum(cache.nbytes for cache in filled) > 1.1 * held
+    assert peak <= cache_bytes(config, tokens + 1, FLOAT32) + activation_bytes(config, tokens + 1, machine)
