@@ -169,8 +169,8 @@ class Attention(nn.Module):
     def __call__(self, x: mx.array, rope: tuple[mx.array, mx.array], cache: Cache | Segments | None) -> mx.array:
         training = self.training
         queries = kernels.heads(self.q_proj(x), self.width, rope, training=training)
-        keys = kernels.heads(self.k_proj(x), self.width, rope, cached=True, training=training)
-        values = kernels.heads(self.v_proj(x), self.width, cached=True, training=training)
+        keys = kernels.heads(self.k_proj(x), self.width, rope, training=training)
+        values = kernels.heads(self.v_proj(x), self.width, training=training)
         attend = kernels.attend if cache is None else cache.attend
         mixed = attend(queries, keys, values, scale=self.scale, sinks=self.sinks, window=self.window, training=training)
         return self.o_proj(mixed)

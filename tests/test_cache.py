@@ -452,3 +452,20 @@ def test_cuts_change_no_bit_of_a_model_s_logits(kind: str, model: Any) -> None:
     whole = run([])
     np.testing.assert_array_equal(run([100, 101, 250]), whole)
     np.testing.assert_array_equal(run(list(range(1, 300))), whole)
+
+
+def test_what_is_asked_for_loses_no_bit_to_what_the_environment_says(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = mx.array([[7, 8, 9, 10, 11]])
+
+    def logits(kind: str | None) -> Any:
+        return np.array(model(tokens, model.make_cache(kind) if kind else None))
+
+    monkeypatch.delenv("GPTOSS_CACHE", raising=False)
+    wanted = {kind: logits(kind) for kind in (None, "float32", "q8")}
+    assert (logits("float16") != wanted["float32"]).any()
+    for name in ("float16", "bfloat16"):
+        monkeypatch.setenv("GPTOSS_CACHE", name)
+        for kind, numbers in wanted.items():
+            np.testing.assert_array_equal(logits(kind), numbers)

@@ -35,7 +35,6 @@ __all__ = [
     "append_codes",
     "attend",
     "attend_codes",
-    "cache_dtype",
     "cache_kind",
     "code_bytes",
     "compute_dtype",
@@ -139,15 +138,6 @@ def cache_kind(asked: str | None = None) -> str | None:
     return None if asked is None and exact() else name
 
 
-def cache_dtype() -> mx.Dtype:
-    """What native kernels give keys and values in: float32, unless GPTOSS_CACHE names another dtype; see `cache_kind`.
-
-    Raises:
-        RequestError: GPTOSS_CACHE names no such kind.
-    """
-    return CACHE_DTYPES.get(cache_kind() or "float32", mx.float32)
-
-
 def code_bytes(bits: int) -> float:
     """Bytes of a number in codes, its part of a group's scale and bias in float16 included."""
     return bits / 8 + 2 * mx.float16.size / GROUP
@@ -193,7 +183,6 @@ def heads(
     width: int,
     rope: tuple[mx.array, mx.array] | None = None,
     *,
-    cached: bool = False,
     training: bool = False,
 ) -> mx.array:
     """Cut a projection into heads, and turn them by their positions.
@@ -202,15 +191,13 @@ def heads(
         x: (B, T, heads * width).
         width: D.
         rope: cosines and sines (T, D / 2) in float32; None leaves the heads as they are.
-        cached: whether these are keys or values, which native kernels keep in `cache_dtype()`.
         training: see `rms_norm`.
 
     Returns:
         (B, heads, T, D).
     """
     if _native_for(x, training):
-        dtype = cache_dtype() if cached else mx.float32
-        parts: mx.array = _native_call("heads", x, width, *(rope or (None, None)), dtype)
+        parts: mx.array = _native_call("heads", x, width, *(rope or (None, None)), mx.float32)
         return parts
     return plain.heads(x, width, rope)
 
