@@ -307,6 +307,33 @@ def test_planes_that_are_not_its_own_are_refused(kind: str, damage: Callable[[An
         cache.restore(cache.planes(), 30)
 
 
+KNOWN: dict[str, Callable[[], Any]] = {
+    "full": lambda: FullCache(heads=2, width=WIDTH),
+    "float16": lambda: FullCache(mx.float16, heads=2, width=WIDTH),
+    "sliding": lambda: SlidingCache(20, heads=2, width=WIDTH),
+    "q8": lambda: QuantizedCache(8, WIDTH, heads=2),
+    "q4": lambda: QuantizedCache(4, WIDTH, heads=2),
+}
+
+
+@pytest.mark.parametrize("kind", KNOWN)
+def test_planes_of_other_layers_are_refused(kind: str) -> None:
+    good = KNOWN[kind]()
+    good.update_and_fetch(numbered(0, 100), numbered(0, 100))
+    KNOWN[kind]().restore(good.planes(), 100)
+    for other in KNOWN.keys() - {kind}:
+        with pytest.raises(ValueError, match=r"^restore: "):
+            KNOWN[other]().restore(good.planes(), 100)
+    for damage in (
+        lambda plane: plane[:, :1],
+        lambda plane: mx.concatenate([plane, plane], axis=1),
+        lambda plane: mx.concatenate([plane, plane], axis=3),
+        lambda plane: plane.astype(mx.bfloat16),
+    ):
+        with pytest.raises(ValueError, match=r"^restore: "):
+            KNOWN[kind]().restore([damage(plane) for plane in good.planes()], 100)
+
+
 # Codes
 
 

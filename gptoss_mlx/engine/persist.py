@@ -2,8 +2,8 @@
 
 A folder holds one file per path of the store to a leaf (`state_file.py`). A file is complete and on the disk before
 it gets its name, so work that was interrupted leaves nothing that looks finished. It is named after its tokens and the
-model that read them, so nothing is kept twice, and it takes the place of those whose tokens begin its own. Whatever
-else lies in the folder is left alone.
+model that read them, so nothing is kept twice, and it takes the place of those whose tokens begin its own, with the
+states that they have. Whatever else lies in the folder is left alone.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class PromptFolder:
                 path.unlink()  # of a process that was killed: who writes is alone here
             for branch in store.branches():
                 known = any(file.covers(branch) for file in self._files.values())
-                if not known and state_file.nbytes(branch) <= self.budget:
+                if not known and state_file.nbytes(branch := self._completed(branch)) <= self.budget:
                     self._write(branch, directory)
                     self._trim()
             self._trim()
@@ -168,6 +168,17 @@ class PromptFolder:
                     best, known = (file, position), position
         return best
 
+    def _completed(self, branch: Branch) -> Branch:
+        """A branch with what is known on the way to its end from files that it takes the place of."""
+        states = dict(branch.states)
+        for file in list(self._files.values()):
+            if file.begins(branch.tokens) and not states.keys() >= set(file.positions):
+                try:
+                    states = file.read_beside(branch.states[len(branch.tokens)], self._make_cache()) | states
+                except (OSError, GptOssError) as error:
+                    self._ignore(file.path, file.mark, error)
+        return Branch(branch.tokens, dict(sorted(states.items())))
+
     def _write(self, branch: Branch, directory: int) -> None:
         path = self.folder / state_file.file_name(self._fingerprint, branch.tokens)
         partial = path.with_name(f"{path.name}.partial")
@@ -179,7 +190,7 @@ class PromptFolder:
             raise
         os.fsync(directory)
         for name, file in list(self._files.items()):
-            if name != path.name and file.shared(branch.tokens) == len(file.tokens):
+            if name != path.name and file.begins(branch.tokens):
                 self._delete(file.path)
         self._files[path.name] = StateFile.open(path, self._fingerprint, self._make_cache())
 

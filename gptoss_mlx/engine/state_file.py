@@ -11,7 +11,8 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count, takewhile
 from pathlib import Path
@@ -90,6 +91,10 @@ class StateFile:
         """Length of the common beginning with other tokens."""
         return common(self.tokens, tokens)
 
+    def begins(self, tokens: Tokens) -> bool:
+        """Whether some tokens begin with those of the file."""
+        return self.shared(tokens) == len(self.tokens)
+
     def covers(self, branch: Branch) -> bool:
         """Whether the file has all states of a branch."""
         return self.shared(branch.tokens) == len(branch.tokens) and branch.states.keys() <= set(self.positions)
@@ -112,25 +117,44 @@ class StateFile:
             GptOssError: an array is damaged.
             OSError: the file is gone or cannot be read.
         """
-        with self.path.open("rb") as file:
-            source = file.fileno()
-            if mark_of(os.fstat(source)) != self.mark:
-                raise FileNotFoundError(f"{self.path}: replaced by another file")
+        with self._opened() as source:
             full = {
                 layer: _restored(cache, self._planes(source, f"{layer}", position), position)
                 for layer, cache in enumerate(caches)
                 if not isinstance(cache, SlidingCache)
             }
-            return {
-                end: [
-                    full[layer].at(end)
-                    if layer in full
-                    else _restored(cache, self._planes(source, f"{end}.{layer}"), end)
-                    for layer, cache in enumerate(caches)
-                ]
-                for end in self.positions
-                if end <= position
-            }
+            return self._states(source, position, caches, full)
+
+    def read_beside(self, deeper: list[Cache], caches: list[Cache]) -> dict[int, list[Cache]]:
+        """All states, of which only the sliding layers are read: the others share those of a state further down.
+
+        Args:
+            deeper: caches that stand behind all tokens of the file.
+            caches: as for `read`.
+
+        Raises:
+            GptOssError, OSError: as `read`.
+        """
+        full = {layer: cache for layer, cache in enumerate(deeper) if not isinstance(cache, SlidingCache)}
+        with self._opened() as source:
+            return self._states(source, len(self.tokens), caches, full)
+
+    @contextmanager
+    def _opened(self) -> Iterator[int]:
+        with self.path.open("rb") as file:
+            if mark_of(os.fstat(file.fileno())) != self.mark:
+                raise FileNotFoundError(f"{self.path}: replaced by another file")
+            yield file.fileno()
+
+    def _states(self, source: int, last: int, caches: list[Cache], full: Mapping[int, Cache]) -> dict[int, list[Cache]]:
+        return {
+            end: [
+                full[layer].at(end) if layer in full else _restored(cache, self._planes(source, f"{end}.{layer}"), end)
+                for layer, cache in enumerate(caches)
+            ]
+            for end in self.positions
+            if end <= last
+        }
 
     def _planes(self, source: int, key: str, tokens: int | None = None) -> list[mx.array]:
         """The arrays of a layer, of all `tokens` or the first ones."""

@@ -11,13 +11,14 @@ import numpy as np
 from gptoss_mlx.cache import Cache, FullCache, SlidingCache
 
 WINDOW = 20
+ROWS = {"heads": 2, "width": 4}
 ROW = 2 * 2 * 4 * 4
 """Bytes of a token in a layer: keys and values, two heads, four numbers."""
 
 
 def empty() -> list[Cache]:
     """A full layer between two sliding ones."""
-    return [SlidingCache(WINDOW), FullCache(), SlidingCache(128)]
+    return [SlidingCache(WINDOW, **ROWS), FullCache(**ROWS), SlidingCache(128, **ROWS)]
 
 
 def rows(tokens: Sequence[int]) -> list[int]:
