@@ -11,7 +11,6 @@ Shapes: B sequences, T tokens, H query heads, K key/value heads, D head width, E
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -66,18 +65,15 @@ class Model(nn.Module):
 
     def hidden(self, inputs: mx.array, cache: Sequence[Cache | Segments] | None = None) -> mx.array:
         """What the output projection takes: (B, T, hidden), arguments as for a call."""
-        with self._precision():
+        with kernels.exactly(self.exact):
             x: mx.array = self.model(inputs, cache)
         return x
 
     def logits(self, hidden: mx.array) -> mx.array:
         """Logits (B, T, vocabulary) of what `hidden` gave."""
-        with self._precision():
+        with kernels.exactly(self.exact):
             logits: mx.array = self.lm_head(hidden)
         return logits
-
-    def _precision(self) -> AbstractContextManager[None]:
-        return kernels.exactly(kernels.exact() if self.exact is None else self.exact)
 
     @property
     def layers(self) -> list[Layer]:
@@ -95,7 +91,7 @@ class Model(nn.Module):
         Raises:
             RequestError: there is no such kind, or it does not suit the model.
         """
-        with self._precision():
+        with kernels.exactly(self.exact):
             return make_caches(self.args, kernels.cache_kind(kv))
 
 

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
@@ -14,7 +15,7 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
-from . import hub, kernels, memory
+from . import __version__, hub, kernels, memory
 from .answer_format import AnswerFormat
 from .cache import Cache
 from .config import ModelConfig
@@ -86,6 +87,14 @@ def load(
     )
 
 
+def _fingerprint(folder: Path, model: Model) -> str:
+    """Names a model and all that its prompt states depend on: another release may round differently."""
+    with kernels.exactly(model.exact):
+        exact, kind = kernels.exact(), kernels.cache_kind()
+    software = f"gptoss-mlx {__version__} mlx {version('mlx')}"
+    return f"{identity(folder)} {software} {kernels.describe()} {kind} {exact}"
+
+
 def _taking(
     prepare: Callable[Concatenate[GptOss, P], Dialogue],
 ) -> Callable[[Callable[[GptOss, Dialogue], R]], Callable[Concatenate[GptOss, P], R]]:
@@ -127,7 +136,6 @@ class GptOss:
         if machine is not None:
             used = memory.Need.of_folder(folder).resident(machine) + options.prefix_bytes
             fits = memory.admission(config, machine, used=used, running=lambda: self.engine.reserved)
-        kept = options.prompt_cache is not None
         self.engine = Engine(
             model,
             tokenizer.size,
@@ -135,7 +143,7 @@ class GptOss:
             options,
             fits,
             draft=None if draft is None else draft.model,
-            fingerprint=f"{identity(folder)} {kernels.describe()} {kernels.cache_kind()} {model.exact}" if kept else "",
+            fingerprint=_fingerprint(folder, model) if options.prompt_cache is not None else "",
         )
 
     @classmethod
@@ -153,8 +161,10 @@ class GptOss:
         """Load the model in a folder; see `load`."""
         if draft is not None and (folder / FILE_NAME).read_bytes() != (draft.folder / FILE_NAME).read_bytes():
             raise RequestError(f"draft: a model with the tokenizer of {folder} expected, {draft.folder} has another")
-        tokenizer, machine = Tokenizer.from_folder(folder), memory.Machine.measure()
-        model, config = load_model(folder, progress, context=context, force=force)
+        tokenizer = Tokenizer.from_folder(folder)
+        with kernels.exactly(exact):  # decides what caches keep
+            machine = memory.Machine.measure()
+            model, config = load_model(folder, progress, context=context, force=force)
         model.exact = exact
         if tokenizer.size > config.vocab_size:
             raise TokenizerError(

@@ -149,14 +149,14 @@ def exact() -> bool:
 
 
 @contextmanager
-def exactly(wanted: bool = True) -> Iterator[None]:
-    """Build operations that stay in float32 (or need not) inside a `with` block.
+def exactly(wanted: bool | None = True) -> Iterator[None]:
+    """Build operations that stay in float32 (or need not) inside a `with` block; None leaves that as it is.
 
     Else native kernels round the activations of prompts (see `rounding`) to 16 bits with a scale per group, an error
     of about 2e-5 of a product, and GPTOSS_CACHE may choose what keys and values are kept in. GPTOSS_EXACT=1
     sets the default.
     """
-    token = _exact.set(wanted)
+    token = _exact.set(exact() if wanted is None else wanted)
     try:
         yield
     finally:

@@ -11,14 +11,13 @@ import numpy as np
 from gptoss_mlx.cache import Cache, FullCache, SlidingCache
 
 WINDOW = 20
-ROWS = {"heads": 2, "width": 4}
 ROW = 2 * 2 * 4 * 4
 """Bytes of a token in a layer: keys and values, two heads, four numbers."""
 
 
 def empty() -> list[Cache]:
     """A full layer between two sliding ones."""
-    return [SlidingCache(WINDOW, **ROWS), FullCache(**ROWS), SlidingCache(128, **ROWS)]
+    return [SlidingCache(WINDOW, heads=2, width=4), FullCache(heads=2, width=4), SlidingCache(128, heads=2, width=4)]
 
 
 def rows(tokens: Sequence[int]) -> list[int]:
