@@ -1,11 +1,11 @@
-"""The engine: what comes out does not depend on company, chunks, reuse, drafts or cancelled neighbours."""
+"""The engine: who joins, what is read and reused, what ends a sequence, threads, memory."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -14,123 +14,39 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_engine import ALONE, MANY, REQUESTS, VOCABULARY, Alternating, engine, small_chunks, tiny, tokens
 
 from checkpoints import Shape, build
-from gptoss_mlx import kernels
-from gptoss_mlx.engine import Engine, EngineOptions, Generated, Request, draft_model, scheduler
+from gptoss_mlx.engine import Engine, EngineOptions, Generated, Request, draft_model
 from gptoss_mlx.engine.masks import Mask
 from gptoss_mlx.errors import BusyError, GptOssError, RequestError
 from gptoss_mlx.model import Model
 from gptoss_mlx.sampling import SamplingParams
 from gptoss_mlx.weights import load_model
 
-VOCABULARY = 128
-ALONE = EngineOptions(prefix_bytes=0, speculate=False)
-MANY = EngineOptions(prefix_bytes=1 << 30, speculate=True, max_sequences=3)
-
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    return load_model(build(tmp_path_factory.mktemp("tiny"), Shape(seed=11)))[0]
-
-
-@pytest.fixture(scope="module")
-def other(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    return load_model(build(tmp_path_factory.mktemp("other"), Shape(seed=12)))[0]
+def model() -> Model:
+    return tiny(11)
 
 
 @pytest.fixture(autouse=True)
-def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that prompts of a few dozen tokens are read in several steps."""
-    monkeypatch.setattr(scheduler, "SMALLEST_CHUNK", 7)
-    monkeypatch.setattr(scheduler, "PREFILL_CHUNK", 19)
-    monkeypatch.setattr(scheduler, "CHECKPOINT", 10)
+def chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    small_chunks(monkeypatch)
 
 
-def engine(model: Model, options: EngineOptions | None = None, stop: Sequence[int] = ()) -> Engine:
-    return Engine(model, VOCABULARY, stop, options)
+@pytest.fixture(scope="module")
+def other() -> Model:
+    return tiny(12)
 
 
-def tokens(steps: Iterator[Generated]) -> list[int]:
-    return [step.token for step in steps]
+class Failing(Alternating):
+    """Gives up at its third token."""
 
-
-def plain_loop(model: Model, request: Request) -> list[int]:
-    """The definition: one pass per token over all that came before, nothing kept but the caches."""
-    from gptoss_mlx.engine import prefill
-    from gptoss_mlx.sampling import Sampler
-
-    caches, found = model.make_cache(), list(request.prompt)
-    logits = prefill(model, found, caches)
-    sampler = Sampler(request.sampling, VOCABULARY)
-    for _ in range(request.max_tokens or 0):
-        found.append(sampler.choose(np.array(logits.astype(mx.float32)), found, len(request.prompt)))
-        with kernels.rounding("step"):
-            logits = model(mx.array([found[-1:]]), caches)[0, -1]
-    return found[len(request.prompt) :]
-
-
-PROMPTS = st.lists(st.integers(0, 3), min_size=1, max_size=70)
-SAMPLINGS = st.builds(
-    SamplingParams,
-    temperature=st.sampled_from([0.0, 0.7, 1.5]),
-    seed=st.integers(0, 50),
-    top_p=st.sampled_from([1.0, 0.8]),
-    repetition_penalty=st.sampled_from([1.0, 1.3]),
-)
-REQUESTS = st.builds(
-    Request,
-    prompt=PROMPTS,
-    sampling=SAMPLINGS,
-    max_tokens=st.integers(1, 30),
-    boundaries=st.lists(st.integers(1, 60), max_size=3),
-)
-
-
-@settings(max_examples=30)
-@given(request=REQUESTS)
-def test_one_sequence_is_the_plain_loop(request: Request, model: Model) -> None:
-    assert tokens(engine(model, ALONE).generate(request)) == plain_loop(model, request)
-
-
-@settings(max_examples=40, deadline=None)
-@given(requests=st.lists(st.tuples(REQUESTS, st.integers(0, 6), st.booleans()), min_size=1, max_size=6), data=st.data())
-def test_company_reuse_and_drafts_change_no_token(requests: list[Any], data: st.DataObject, model: Model) -> None:
-    """Sequences that join at random steps, some cancelled on the way, with a store that all of them fill and use."""
-    shared, joined = engine(model, MANY), []
-    for request, later, cancelled in requests:
-        for _ in range(later):
-            shared.step()
-        sequence = shared.submit(request)
-        joined.append((request, sequence, cancelled))
-        if cancelled:
-            for _ in range(data.draw(st.integers(0, 5))):
-                shared.step()
-            shared.cancel(sequence)
-    while shared.running or shared.waiting:
-        shared.step()
-    for request, sequence, cancelled in joined:
-        wanted = tokens(engine(model, ALONE).generate(request))
-        found = [step.token for step in sequence.outbox]
-        assert found == wanted[: len(found)]
-        assert cancelled or found == wanted
-
-
-@settings(max_examples=30, deadline=None)
-@given(turns=st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=40), min_size=2, max_size=5), data=st.data())
-def test_later_turns_reuse_and_give_what_a_fresh_run_gives(turns: Any, data: st.DataObject, model: Model) -> None:
-    """A conversation that grows, and that goes back behind what was said, as harmony does with old thoughts."""
-    shared = engine(model, MANY)
-    prompt: list[int] = []
-    boundaries: list[int] = []
-    for turn in turns:
-        prompt = prompt[: data.draw(st.sampled_from([0, *boundaries, len(prompt)]))]
-        boundaries = [b for b in boundaries if b < len(prompt)] + [len(prompt)]
-        prompt = [*prompt, *turn]
-        request = Request(prompt, SamplingParams(seed=1), 9, boundaries)
-        found = tokens(shared.generate(request))
-        assert found == tokens(engine(model, ALONE).generate(request))
-        prompt = prompt + found
+    def mask(self) -> Mask:
+        if len(self.taken) >= 5:
+            raise RequestError("guide: lost")
+        return super().mask()
 
 
 def test_a_prompt_is_read_once(model: Model) -> None:
@@ -180,89 +96,6 @@ def test_the_context_s_end_ends(tmp_path: Any) -> None:
     assert len(tokens(engine(model).generate(Request([1] * 33)))) == 7
     with pytest.raises(RequestError, match="room for an answer"):
         engine(model).submit(Request([1] * 40))
-
-
-class Alternating:
-    """Allows one of two tokens in turn, and leaves no choice after the first."""
-
-    def __init__(self) -> None:
-        self.taken: list[int] = []
-
-    def mask(self) -> Mask:
-        mask = np.zeros(4, np.uint32)
-        wanted = 40 + len(self.taken) % 2
-        mask[wanted // 32] = 1 << (wanted % 32)
-        return mask
-
-    def accept(self, token: int) -> None:
-        self.taken.append(token)
-
-    def forced(self) -> list[int]:
-        return [41, 40, 41] if len(self.taken) == 1 else []
-
-    def rollback(self, count: int) -> None:
-        del self.taken[len(self.taken) - count :]
-
-    def idle(self) -> int:
-        return 0
-
-
-def test_a_guide_binds_and_forces(model: Model) -> None:
-    guide = Alternating()
-    steps = list(engine(model).generate(Request([1, 2, 3], SamplingParams(seed=2), 9, guide=guide)))
-    assert [step.token for step in steps] == guide.taken == [40, 41] * 4 + [40]
-    assert [step.forced for step in steps] == [False, True, True, True, *[False] * 5]
-
-
-class Late(Alternating):
-    """Has no say for a while, and then allows one token."""
-
-    def __init__(self, count: int) -> None:
-        super().__init__()
-        self.count = count
-
-    def idle(self) -> int:
-        return max(0, self.count - len(self.taken))
-
-    def mask(self) -> Mask:
-        mask = np.full(4, 0xFFFFFFFF, np.uint32)
-        if not self.idle():
-            mask[:] = 0
-            mask[0] = 1 << 7
-        return mask
-
-    def forced(self) -> list[int]:
-        return []
-
-
-@pytest.mark.parametrize("count", range(6))
-def test_a_guide_without_a_say_costs_nothing_and_comes_in_time(
-    model: Model, count: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ahead: list[int] = []
-    start = Engine._start
-
-    def noted(self: Engine, sequence: Any, after: mx.array, further: int) -> mx.array:
-        ahead.append(further)
-        return start(self, sequence, after, further)
-
-    monkeypatch.setattr(Engine, "_start", noted)
-    request = Request([1, 2, 3], SamplingParams(temperature=0), 8)
-    free = tokens(engine(model, ALONE).generate(request))
-    ahead.clear()
-    guide = Late(count)
-    found = tokens(engine(model, ALONE).generate(replace(request, guide=guide)))
-    assert found == guide.taken == free[:count] + [7] * (8 - count)
-    assert bool(ahead) == (count > 2)
-
-
-class Failing(Alternating):
-    """Gives up at its third token."""
-
-    def mask(self) -> Mask:
-        if len(self.taken) >= 5:
-            raise RequestError("guide: lost")
-        return super().mask()
 
 
 def test_what_goes_wrong_with_one_sequence_ends_that_one(model: Model) -> None:
