@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import random
 import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -66,6 +68,19 @@ def test_a_disk_that_fills_up_while_a_file_is_written(tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     folder.save(grown(LINE, 700, 2500))
     assert recalled(opened(tmp_path), LINE) == 2500
+
+
+def test_who_writes_waits_for_another(tmp_path: Path) -> None:
+    folder, done = opened(tmp_path), threading.Event()
+    lock = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    writer = threading.Thread(target=lambda: (folder.save(grown(LINE, 700)), done.set()))
+    writer.start()
+    assert not done.wait(0.5)
+    assert not os.listdir(tmp_path)
+    os.close(lock)
+    writer.join()
+    assert recalled(opened(tmp_path), LINE) == 700
 
 
 WRITER = """

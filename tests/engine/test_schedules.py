@@ -106,7 +106,7 @@ def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     return str(request.param)
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(STEPS, min_size=10, max_size=40), options=OPTIONS, draft=st.sampled_from([None, None, 11, 12]))
 def test_tokens_are_those_of_fresh_runs(steps: Any, options: Any, draft: int | None, kind: str) -> None:
     with TemporaryDirectory() as folder:

@@ -7,12 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numbered import empty
 from prompt_folders import LARGE, LINE, files, grown, only, opened, recalled, reseal
 
-from gptoss_mlx.engine.prefix import PrefixStore
+from gptoss_mlx.engine import state_file
+from gptoss_mlx.engine.prefix import Branch, PrefixStore
 
 
 def test_foreign_things_are_named_once_and_left_alone(tmp_path: Path) -> None:
@@ -154,6 +158,18 @@ def test_headers_that_nobody_wrote(change: Any, saved: tuple[str, bytes], tmp_pa
     opened(tmp_path, said).recall(store, LINE, LARGE)
     assert len(said) == 1
     assert store.stats.states == 0
+
+
+def test_a_file_of_several_sequences(tmp_path: Path) -> None:
+    """Such caches exist, but no engine has them."""
+    caches = empty()
+    for cache in caches:
+        cache.update_and_fetch(mx.zeros((2, 2, 30, 4)), mx.zeros((2, 2, 30, 4)))
+    branch = Branch(np.array(LINE[:30], np.int32), {30: caches})
+    state_file.write(tmp_path / state_file.file_name("model", branch.tokens), "model", branch)
+    said: list[str] = []
+    assert recalled(opened(tmp_path, said), LINE) == 0
+    assert ["of a model with other layers" in line for line in said] == [True]
 
 
 def test_a_file_that_is_not_to_be_read(tmp_path: Path) -> None:
