@@ -72,9 +72,14 @@ def test_a_disk_that_fills_up_while_a_file_is_written(tmp_path: Path) -> None:
 
 def test_who_writes_waits_for_another(tmp_path: Path) -> None:
     folder, done = opened(tmp_path), threading.Event()
+
+    def write() -> None:
+        folder.save(grown(LINE, 700))
+        done.set()
+
     lock = os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_EX)
-    writer = threading.Thread(target=lambda: (folder.save(grown(LINE, 700)), done.set()))
+    writer = threading.Thread(target=write)
     writer.start()
     assert not done.wait(0.5)
     assert not os.listdir(tmp_path)
