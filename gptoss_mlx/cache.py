@@ -26,7 +26,7 @@ import mlx.core as mx
 
 from . import kernels
 from .config import FULL, ModelConfig
-from .errors import RequestError
+from .errors import MemoryLimitError, RequestError
 from .kernels import GROUP, Codes
 
 STEP = 256
@@ -61,9 +61,9 @@ class _Buffers:
     """The keys and values of the positions from `base` on, in their order, and room for more.
 
     Args:
-        dtype: that they are kept in; None: that of the first ones.
-        heads: that restored ones must have; None: any.
-        width: of their heads, as `heads`.
+        dtype: that numbers are kept in; None: that of the first ones.
+        heads: K, which restored planes must have; None: any.
+        width: D, as `heads`.
     """
 
     def __init__(self, dtype: mx.Dtype | None = None, *, heads: int | None = None, width: int | None = None) -> None:
@@ -81,6 +81,8 @@ class _Buffers:
         """
         count, used = fresh[0].shape[2], self.offset - self.base
         storage = self._storage
+        if storage is None and used:
+            raise MemoryLimitError(f"cache: its {used} tokens were lost when memory ran out; begin anew")
         if storage is None or storage.filled != used or used + count > storage.room:
             del storage  # so that it goes while its planes move
             keep_from = max(keep_from, self.base)  # after a rewind or in a snapshot there may be no more than is needed
@@ -234,8 +236,10 @@ class FullCache(_Buffers):
     Growing geometrically copies each token a bounded number of times, however long the context becomes.
 
     Args:
-        dtype: see `SlidingCache`, as for `heads` and `width`.
-        context: tokens that there will ever be; None: nobody knows. No room is made for more, unless they come.
+        dtype: that numbers are kept in; None: that of the first ones.
+        heads: K, which restored planes must have; None: any.
+        width: D, as `heads`.
+        context: tokens that may come in all, so that no room is made for more; None: nobody knows.
     """
 
     def __init__(
@@ -285,8 +289,9 @@ class QuantizedCache(FullCache):
 
     Args:
         bits: 8 or 4.
-        width: of a head, D.
-        heads: see `FullCache`, as for `context`.
+        width: D.
+        heads: as in `FullCache`.
+        context: as in `FullCache`.
 
     Raises:
         RequestError: there are no such codes, or no whole groups of them.
@@ -333,6 +338,12 @@ class SlidingCache(_Buffers):
     Keys stay in the order of their positions, so a chunk of any length attends to exactly what it would have
     seen in one pass. The buffers hold some older tokens as well, so that few updates need to move anything, and so
     that a rewind by up to `SLACK` tokens finds the window that it needs.
+
+    Args:
+        window: tokens that a token may look at, itself included.
+        dtype: as in `FullCache`.
+        heads: as in `FullCache`.
+        width: as in `FullCache`.
     """
 
     def __init__(
@@ -439,7 +450,6 @@ def make_caches(config: ModelConfig, kind: str | None) -> list[Cache]:
     """
     dtype = kernels.CACHE_DTYPES.get(kind or "")
     bits = kernels.CACHE_BITS.get(kind or "")
-
     heads, width, context = config.num_key_value_heads, config.head_dim, config.max_position_embeddings
 
     def cache(layer: str) -> Cache:

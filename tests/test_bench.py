@@ -11,7 +11,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import mlx.core as mx
 import pytest
 from click.testing import CliRunner, Result
 from hypothesis import given
@@ -83,18 +82,18 @@ def test_the_share_pairs_each_repetition_with_its_own_reading_speed(
     assert found.achieved.high == pytest.approx(4 * found.achieved.low)
 
 
-def test_bytes_of_a_step_by_hand() -> None:
+@pytest.mark.parametrize(("kind", "full"), [("float32", 4), ("q8", 9 / 8), ("q4", 5 / 8)])
+def test_bytes_of_a_step_by_hand(kind: str, full: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPTOSS_CACHE", kind)
     model, config = load_model(DEMO)
     leaves: Any = tree_flatten(model.parameters())
     sizes = {name: array.nbytes for name, array in leaves}
     embedding = sum(size for name, size in sizes.items() if "embed_tokens" in name)
     experts = sum(size for name, size in sizes.items() if ".experts." in name)
     dense = sum(sizes.values()) - embedding - experts
-    cache = model.make_cache()
-    mx.eval(model(mx.array([[1]]), cache))
-    width = cache[0].state[0].itemsize * 2 * 2 * 32  # keys and values of two heads
+    numbers = 2 * 2 * 32  # keys and values of two heads
     start, window = 300, config.sliding_window
-    kv = 2 * window * width + 2 * (start + 2) * width  # steps see 301, 302, 303 tokens; two layers of each kind
+    kv = numbers * (2 * window * 4 + 2 * (start + 2) * full)  # steps see 301, 302, 303; two layers of each kind
 
     one = step_bytes(model, config, Settings(generate=3, context=start))
     assert one.dense == dense + embedding / config.vocab_size

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import gptoss_mlx
 from gptoss_mlx import kernels
 from gptoss_mlx.cache import GROWTH, SLACK, STEP, Cache, FullCache, QuantizedCache, Segments, SlidingCache
-from gptoss_mlx.errors import RequestError
+from gptoss_mlx.errors import MemoryLimitError, RequestError
 from gptoss_mlx.kernels import FIRST_STEP, Codes, plain
 
 WIDTH = 32
@@ -231,6 +231,25 @@ def test_a_rewound_copy_leaves_the_tokens_of_one_that_went_on() -> None:
     seen, _ = third.update_and_fetch(numbered(70, 3), numbered(70, 3))
     assert positions(seen) == [*range(10), 70, 71, 72]
     assert positions(ahead.state[0]) == list(range(15))
+
+
+def test_tokens_that_were_lost_while_buffers_grew_are_not_made_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = FullCache()
+    cache.update_and_fetch(numbered(0, STEP), numbered(0, STEP))
+    mx.eval(cache.state)
+    twin = copy.copy(cache)
+
+    def full(*arrays: mx.array) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(mx, "eval", full)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        cache.update_and_fetch(numbered(STEP, 1), numbered(STEP, 1))
+    monkeypatch.undo()
+    with pytest.raises(MemoryLimitError, match=f"its {STEP} tokens were lost"):
+        cache.update_and_fetch(numbered(STEP, 1), numbered(STEP, 1))
+    seen, _ = twin.update_and_fetch(numbered(STEP, 1), numbered(STEP, 1))
+    assert positions(seen) == list(range(STEP + 1))
 
 
 @pytest.mark.parametrize("heads", [1, 2])

@@ -74,7 +74,7 @@ class PrefixStore:
         node = self._root.place(_tokens(tokens))
         if node.caches is None:
             own: list[Cache] = [cache.at(cache.offset) for cache in caches]
-            mx.eval([cache.state for cache in own])  # copies that wait keep what they are taken from
+            mx.eval([cache.state for cache in own])  # a copy that waits keeps what it is taken from
             self._put(node, own)
             below = node.below()
             if below is not None:
