@@ -19,7 +19,8 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
-from gptoss_mlx.cache import Cache, _Storage
+from gptoss_mlx.buffers import Storage
+from gptoss_mlx.cache import Cache
 
 Tokens = npt.NDArray[np.int32]
 
@@ -252,7 +253,7 @@ class _Ledger:
 
     def __init__(self) -> None:
         self.bytes = 0
-        self._holders: Counter[_Storage] = Counter()
+        self._holders: Counter[Storage] = Counter()
 
     def hold(self, caches: Iterable[Cache]) -> None:
         for cache in caches:

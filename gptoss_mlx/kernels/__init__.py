@@ -206,7 +206,7 @@ def append(buffer: mx.array, fresh: mx.array, start: int) -> mx.array:
     """Write (B, K, T, D) to the positions from `start` on of a buffer (B, K, room, D), and return the buffer.
 
     Numbers are cast to the buffer's dtype. Where it can this happens in place, so the old array must not be used any
-    more, and no position be written twice; see cache.py.
+    more, and no position be written twice; see buffers.py.
     """
     fresh = plain.cast(fresh, buffer.dtype)
     if native():

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gptoss_mlx import kernels
-from gptoss_mlx.cache import SLACK, STEP, grown, rounded
+from gptoss_mlx.buffers import STEP, rounded
+from gptoss_mlx.cache import SLACK, grown
 from gptoss_mlx.config import FULL, SLIDING, ModelConfig
 from gptoss_mlx.convert import names, sources
 from gptoss_mlx.convert.presets import Preset
@@ -30,7 +31,7 @@ def kv_bytes(config: ModelConfig, tokens: int, width: KvWidth = BFLOAT16) -> int
 def cache_bytes(config: ModelConfig, tokens: int, width: KvWidth = BFLOAT16) -> int:
     """The most that a sequence's caches take on the way to `tokens`, however it gets there.
 
-    The buffers of `cache.py` are rounded up, and those of full layers grow by an eighth, up to the model's context.
+    Buffers are rounded up, and those of full layers grow by an eighth, up to the model's context.
     They move to larger ones plane by plane: keys or values of one layer are there twice meanwhile.
     """
     full = rounded(grown(tokens - 1, 1, config.max_position_embeddings))
