@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections import deque
 from collections.abc import AsyncGenerator, Generator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from types import TracebackType
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
+
+AHEAD = 16
+"""Items that wait to be taken: so many that the thread need not wait for the loop at every one of them."""
 
 
 class Worker:
@@ -22,13 +28,14 @@ class Worker:
         self._thread = ThreadPoolExecutor(1, "gptoss-mlx generation")
 
     async def iterate(self, steps: Generator[T, None, None]) -> AsyncGenerator[T, None]:
-        """What `steps` yields; closing this one closes it."""
-        loop = asyncio.get_running_loop()
+        """What `steps` yields, worked out up to `AHEAD` items before it is taken; closing this one closes it."""
+        items = _Mailbox[T](asyncio.get_running_loop())
+        self._thread.submit(items.fill, steps)
         try:
-            while (step := await loop.run_in_executor(self._thread, _next, steps)) is not None:
-                yield step[0]
+            while (item := await items.take()) is not None:
+                yield item[0]
         finally:
-            self._thread.submit(steps.close)
+            items.close()
 
     def __enter__(self) -> Worker:
         return self
@@ -39,8 +46,58 @@ class Worker:
         self._thread.shutdown(wait=False)
 
 
-def _next(steps: Generator[T, None, None]) -> tuple[T] | None:
-    """The next item, None at the end: a future cannot hold a StopIteration."""
-    for item in steps:
-        return (item,)
-    return None
+class _Mailbox(Generic[T]):
+    """Items on their way from a thread to an event loop, which is woken once for all that have come meanwhile."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._items: deque[T] = deque()
+        self._room = threading.Semaphore(AHEAD)
+        self._more = asyncio.Event()
+        self._ringing = self._closed = self._over = False
+        self._error: BaseException | None = None
+
+    def fill(self, steps: Generator[T, None, None]) -> None:
+        """In the thread: put in what `steps` yields until it ends or nobody wants more."""
+        try:
+            with closing(steps):
+                for item in steps:
+                    self._items.append(item)
+                    self._ring()
+                    self._room.acquire()
+                    if self._closed:
+                        return
+        except BaseException as error:  # noqa: BLE001  whoever takes the items raises it; here nobody would see it
+            self._error = error
+        finally:
+            self._over = True
+            self._ring()
+
+    async def take(self) -> tuple[T] | None:
+        """In the loop: the next item, None at the end; raises what ended it."""
+        while True:
+            over = self._over  # looked at first: an item may come before the end in the meantime
+            if self._items:
+                self._room.release()
+                return (self._items.popleft(),)
+            if over:
+                if self._error is not None:
+                    raise self._error
+                return None
+            self._more.clear()
+            await self._more.wait()
+
+    def close(self) -> None:
+        """In the loop: want no more."""
+        self._closed = True
+        self._room.release()
+
+    def _ring(self) -> None:
+        if not self._ringing:
+            self._ringing = True
+            with suppress(RuntimeError):  # the loop has ended, and nobody waits
+                self._loop.call_soon_threadsafe(self._answer)
+
+    def _answer(self) -> None:
+        self._ringing = False
+        self._more.set()

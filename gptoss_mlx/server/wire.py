@@ -168,7 +168,7 @@ class Merged(Generic[T]):
         left = len(self._streams)
         while left:
             try:
-                item = await asyncio.wait_for(self._items.get(), self._patience)
+                item = self._items.get_nowait() if self._items.qsize() else await self._next()
             except asyncio.TimeoutError:
                 yield None
                 continue
@@ -178,6 +178,9 @@ class Merged(Generic[T]):
                 left -= 1
             else:
                 yield item
+
+    async def _next(self) -> tuple[int, T] | BaseException | None:
+        return await asyncio.wait_for(self._items.get(), self._patience)
 
 
 async def end(*tasks: asyncio.Future[Any]) -> None:
