@@ -17,7 +17,7 @@ from .engine.budget import ReasoningBudget, closing_tokens
 from .engine.grammar import Vocabulary
 from .engine.request import MOST_LOGPROBS, Guide, Request
 from .engine.structure import Constraint, Rules
-from .errors import RequestError
+from .errors import ContextError, RequestError
 from .events import Done, Event, Reply, ToolCall, ToolOutput, Usage, is_call
 from .harmony import Conversation, Message, Role, render
 from .sampling import SamplingParams
@@ -112,7 +112,7 @@ class Dialogue:
         settings: how.
 
     Raises:
-        RequestError: the conversation is empty, or does not fit the context.
+        RequestError: the conversation is empty, or does not fit the context (ContextError).
     """
 
     def __init__(
@@ -131,10 +131,7 @@ class Dialogue:
         self._declared = declarations(conversation)
         self._prompt = render(conversation, backend.tokenizer)
         if len(self._prompt) >= backend.context:
-            raise RequestError(
-                f"messages: fewer than {backend.context} tokens fit the model's context, {len(self._prompt)} found; "
-                "shorten the conversation"
-            )
+            raise ContextError("messages", len(self._prompt), backend.context - 1)
         self._messages: list[Message] = []
         self._open: list[tuple[ToolCall, str | None]] = []  # calls to be answered here, and their channels
         self._waiting: list[ToolCall] = []

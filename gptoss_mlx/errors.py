@@ -11,6 +11,7 @@
     ├── ToolError          a tool that cannot be started or is misconfigured (never raised for what a model calls)
     ├── BusyError          too many requests wait already
     └── RequestError       an argument of a call out of its range (also a ValueError)
+        └── ContextError   a prompt longer than the model's context
 
 A message is one line that names the thing, what was expected, what was found, and the way out. The command
 line prints it as it stands.
@@ -55,6 +56,23 @@ class ToolError(GptOssError):
 
 class RequestError(GptOssError, ValueError):
     """An argument is out of its range or contradicts another one."""
+
+
+class ContextError(RequestError):
+    """A prompt is longer than the model's context, or leaves no room for an answer there.
+
+    Args:
+        prompt: what the caller calls it.
+        tokens: that it has.
+        limit: how many it may have.
+    """
+
+    def __init__(self, prompt: str, tokens: int, limit: int) -> None:
+        super().__init__(
+            f"{prompt}: at most {limit} tokens fit the model's context, {tokens} found; shorten the conversation"
+        )
+        self.tokens = tokens
+        self.limit = limit
 
 
 class BusyError(GptOssError):

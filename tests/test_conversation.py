@@ -263,7 +263,7 @@ def test_a_result_is_not_cut_inside_of_a_character() -> None:
 
 
 def test_a_conversation_that_does_not_fit_is_refused() -> None:
-    with pytest.raises(RequestError, match="fewer than 100 tokens fit"):
+    with pytest.raises(RequestError, match="at most 99 tokens fit"):
         dialogue(Script(), context=100)
 
 

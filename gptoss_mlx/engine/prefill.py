@@ -8,7 +8,7 @@ import mlx.core as mx
 
 from gptoss_mlx import kernels
 from gptoss_mlx.cache import Cache
-from gptoss_mlx.errors import RequestError
+from gptoss_mlx.errors import ContextError, RequestError
 from gptoss_mlx.model import Model
 
 PREFILL_CHUNK = 512
@@ -57,7 +57,7 @@ def check_tokens(model: Model, tokens: Sequence[int], offset: int = 0) -> None:
     """Hold token ids against the vocabulary and the context.
 
     Raises:
-        RequestError: see `prefill`.
+        RequestError: see `prefill`; ContextError where there are too many.
     """
     if not len(tokens):
         raise RequestError("tokens: at least one expected, none found")
@@ -67,6 +67,4 @@ def check_tokens(model: Model, tokens: Sequence[int], offset: int = 0) -> None:
         bad = low if low < 0 else high
         raise RequestError(f"tokens: ids from 0 to {vocabulary - 1} expected, {bad} found")
     if offset + len(tokens) > context:
-        raise RequestError(
-            f"tokens: at most {context} fit the model's context, {offset + len(tokens)} found; shorten the conversation"
-        )
+        raise ContextError("tokens", offset + len(tokens), context)

@@ -31,7 +31,7 @@ import numpy as np
 
 from gptoss_mlx import kernels
 from gptoss_mlx.cache import Cache, Segments
-from gptoss_mlx.errors import BusyError, RequestError
+from gptoss_mlx.errors import BusyError, ContextError, RequestError
 from gptoss_mlx.model import Model
 from gptoss_mlx.sampling import Logits
 
@@ -147,23 +147,31 @@ class Engine:
         """Sequences that are not admitted yet."""
         return len(self._waiting)
 
+    def check(self, request: Request) -> int:
+        """Refuse what could never run, before anybody waits for it.
+
+        Returns:
+            Tokens that the context has room for behind the prompt.
+
+        Raises:
+            RequestError: the prompt is empty, too long (ContextError), or has ids that the model does not know.
+            GptOssError: there can never be memory for it.
+        """
+        check_tokens(self.model, request.prompt)
+        context, length = self.model.args.max_position_embeddings, len(request.prompt)
+        if length >= context:
+            raise ContextError("tokens", length, context - 1)
+        self._fits(min(context, length + (request.max_tokens or 0)))
+        return context - length
+
     def submit(self, request: Request) -> Sequence:
         """Queue a request; `outputs` gives its tokens.
 
         Raises:
-            RequestError: the prompt is empty, too long, or has ids that the model does not know.
+            RequestError, GptOssError: as `check`.
             BusyError: too many wait already.
-            GptOssError: there can never be memory for it.
         """
-        check_tokens(self.model, request.prompt)
-        room = self.model.args.max_position_embeddings - len(request.prompt)
-        if room < 1:
-            raise RequestError(
-                f"tokens: fewer than {self.model.args.max_position_embeddings} leave room for an answer, "
-                f"{len(request.prompt)} found; shorten the conversation"
-            )
-        sequence = Sequence(request, self._vocabulary, room, self._stop_tokens)
-        self._fits(sequence.reach)
+        sequence = Sequence(request, self._vocabulary, self.check(request), self._stop_tokens)
         with self._queue:
             places = max(0, self.options.max_sequences - len(self._running))
             if len(self._waiting) >= self.options.max_waiting + places:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
@@ -34,11 +35,11 @@ class Interface:
 
 INTERFACES = (
     Interface(chat.router),
-    Interface(completions.router),
+    Interface(completions.router, completions.PATH, partial(openai_shape, prompt="prompt")),
     Interface(models.router),
     Interface(tokens.router),
     Interface(operation.router),
-    Interface(responses.router),
+    Interface(responses.router, responses.PATH, partial(openai_shape, prompt="input")),
     Interface(page.router),
     Interface(messages.router, messages.PATH, messages.anthropic_shape),
 )

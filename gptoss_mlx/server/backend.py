@@ -146,6 +146,10 @@ class Backend(Protocol):
         """Tokens that a prompt and its continuation may have together."""
 
     @property
+    def places(self) -> int:
+        """Sequences that it takes at once, those that wait included."""
+
+    @property
     def tokenizer(self) -> Tokenizer:
         """Its tokenizer; there without its weights."""
 
@@ -167,6 +171,7 @@ class Backend(Protocol):
 
         Raises:
             RequestError, HarmonyError: it cannot be rendered, enforced, or does not fit.
+            ApiError: there could never be memory for it.
             BusyError: too many wait already.
             GptOssError: the model cannot be loaded.
         """

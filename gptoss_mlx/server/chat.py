@@ -34,7 +34,7 @@ async def chat_completions(request: Request) -> Response:
     service: Service = request.app.state.service
     wanted = await read(request, ChatRequest)
     backend = service.backend(wanted.model)
-    turns = [wanted.turn(backend.tokenizer, i) for i in range(wanted.choices(service.settings.max_choices))]
+    turns = [wanted.turn(backend.tokenizer, i) for i in range(wanted.choices(service.most_choices(backend)))]
     reply = _ChatReply(backend.model_id, turns, backend.tokenizer)
     if not wanted.stream:
         return Json(await unless_gone(request, _answer(service, reply)))

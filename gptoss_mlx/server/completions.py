@@ -30,6 +30,8 @@ DEFAULT_MAX_TOKENS = 16
 MAX_LOGPROBS = 20
 MAX_PROMPTS = 256
 
+PATH = "/v1/completions"
+
 router = APIRouter()
 
 
@@ -77,14 +79,17 @@ class CompletionsRequest(SamplingFields):
             raise RequestError("echo: nothing expected beside stream, true found")
 
 
-@router.post("/v1/completions", response_model=None)
+@router.post(PATH, response_model=None)
 async def completions(request: Request) -> Response:
     """Continue texts."""
     service: Service = request.app.state.service
     wanted = await read(request, CompletionsRequest)
     wanted.check()
     backend = service.backend(wanted.model)
-    reply = _Completions(backend, wanted, service.settings.max_choices)
+    reply = _Completions(backend, wanted, service.most_choices(backend))
+    if len(reply.choices) > backend.places:
+        count = len(reply.choices)
+        raise RequestError(f"prompt: at most {backend.places} choices of all prompts together expected, {count} found")
     if not wanted.stream:
         return Json(await unless_gone(request, _answer(service, reply)))
     async with AsyncExitStack() as held:

@@ -14,11 +14,15 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from gptoss_mlx.errors import BusyError, GptOssError, HarmonyError, RequestError
+from gptoss_mlx.errors import BusyError, ContextError, GptOssError, HarmonyError, RequestError
 
 CLIENT_GONE = 499
 """The status that the log has for a client that did not wait; nobody else sees it."""
 RETRY_SECONDS = 1
+TOO_LONG = "context_length_exceeded"
+"""OpenAI's code for prompts that clients had better shorten."""
+PROMPT = "messages"
+"""What most interfaces call the prompt."""
 _NAMED = re.compile(r"([a-z_]\w*(?:[.\[][\w.\[\]]*)?): ")
 """How messages of RequestError begin: with the argument's name."""
 
@@ -32,6 +36,7 @@ class ApiError(HTTPException):
         code: a word for programs, as OpenAI uses it.
         param: the parameter that is wrong.
         headers: further headers of the answer.
+        too_long: the prompt's length, where that is what is wrong: interfaces have their own words for it.
     """
 
     def __init__(
@@ -42,11 +47,13 @@ class ApiError(HTTPException):
         code: str | None = None,
         param: str | None = None,
         headers: Mapping[str, str] | None = None,
+        too_long: ContextError | None = None,
     ) -> None:
         super().__init__(status, message, dict(headers or {}))
         self.message = message
         self.code = code
         self.param = param
+        self.too_long = too_long
 
 
 ErrorShape = Callable[[ApiError], dict[str, Any]]
@@ -55,8 +62,11 @@ ErrorShape = Callable[[ApiError], dict[str, Any]]
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
-def openai_shape(error: ApiError) -> dict[str, Any]:
-    """The body that OpenAI's clients read."""
+def openai_shape(error: ApiError, prompt: str = PROMPT) -> dict[str, Any]:
+    """The body that OpenAI's clients read, where the prompt is the parameter `prompt`."""
+    if error.too_long is not None:
+        told = ContextError(prompt, error.too_long.tokens, error.too_long.limit)
+        error = ApiError(error.status_code, str(told), code=error.code, param=prompt)
     kind = _TYPES.get(error.status_code, "invalid_request_error" if error.status_code < 500 else "server_error")
     return {"error": {"message": error.message, "type": kind, "param": error.param, "code": error.code}}
 
@@ -77,6 +87,8 @@ def to_api_error(error: Exception) -> ApiError:
             return ApiError(CLIENT_GONE, "the client has gone")
         case BusyError():
             return ApiError(429, str(error), code="queue_full", headers={"Retry-After": str(RETRY_SECONDS)})
+        case ContextError():
+            return ApiError(400, str(error), code=TOO_LONG, param=PROMPT, too_long=error)
         case RequestError() | HarmonyError():
             named = _NAMED.match(str(error))
             return ApiError(400, str(error), param=named.group(1) if named else None)

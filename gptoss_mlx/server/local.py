@@ -17,9 +17,9 @@ import mlx.core as mx
 
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.conversation import MAX_TOKENS, Dialogue
-from gptoss_mlx.engine import EngineOptions, TokenLogprobs, check_tokens
+from gptoss_mlx.engine import EngineOptions, Request, TokenLogprobs, check_tokens
 from gptoss_mlx.engine.sequence import logprobs_of
-from gptoss_mlx.errors import BusyError
+from gptoss_mlx.errors import BusyError, MemoryLimitError
 from gptoss_mlx.events import CallCompleted, CallDelta, CallStarted, Done, Event, ToolCall
 from gptoss_mlx.memory import CONTEXT
 from gptoss_mlx.runtime import GptOss, Token
@@ -27,6 +27,7 @@ from gptoss_mlx.tokenizer import Tokenizer
 from gptoss_mlx.worker import Worker
 
 from .backend import CompletionRequest, Load, Stream, TurnRequest
+from .errors import TOO_LONG, ApiError
 
 T = TypeVar("T")
 Cancelled = Callable[[], bool]
@@ -63,6 +64,7 @@ class LocalBackend:
         self.tokenizer = Tokenizer.from_folder(folder)
         self._folder = folder
         self._options = options or EngineOptions()
+        self.places = self._options.max_sequences + self._options.max_waiting
         self._max_tokens = max_tokens
         self._room = room
         self._force = force
@@ -125,9 +127,8 @@ class LocalBackend:
             raise
 
     def _take(self) -> None:
-        places = self._options.max_sequences + self._options.max_waiting
-        if self._taken >= places:
-            raise BusyError(f"{self.model_id}: all {places} places are taken; try again later")
+        if self._taken >= self.places:
+            raise BusyError(f"{self.model_id}: all {self.places} places are taken; try again later")
         self._taken += 1
 
     def _release(self) -> None:
@@ -158,8 +159,18 @@ class LocalBackend:
 def _events(
     runtime: GptOss, request: TurnRequest, max_tokens: int, cancelled: Cancelled
 ) -> AsyncGenerator[Event, None]:
-    events = _dialogue(runtime, request, max_tokens, cancelled).aevents()
+    dialogue = _dialogue(runtime, request, max_tokens, cancelled)
+    _check(runtime, dialogue.prompt, request.max_tokens or max_tokens)
+    events = dialogue.aevents()
     return events if request.parallel_calls else _first_call(events, request)
+
+
+def _check(runtime: GptOss, prompt: Sequence[int], max_tokens: int | None) -> None:
+    """Refuse what could never run, while there can still be a status."""
+    try:
+        runtime.engine.check(Request(prompt, max_tokens=max_tokens))
+    except MemoryLimitError as error:  # waiting would not help, unlike where the model itself does not fit
+        raise ApiError(400, f"max_tokens: {error}", code=TOO_LONG, param="max_tokens") from None
 
 
 def _dialogue(runtime: GptOss, request: TurnRequest, max_tokens: int, cancelled: Cancelled | None = None) -> Dialogue:
@@ -196,7 +207,7 @@ async def _first_call(events: AsyncGenerator[Event, None], request: TurnRequest)
 
 
 def _completion(runtime: GptOss, request: CompletionRequest, cancelled: Cancelled) -> Generator[Token, None, None]:
-    check_tokens(runtime.model, request.tokens)
+    _check(runtime, request.tokens, request.max_tokens)
     return runtime.generate(request.tokens, request.sampling, request.max_tokens, request.logprobs, cancelled)
 
 

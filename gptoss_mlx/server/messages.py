@@ -69,7 +69,10 @@ async def count_tokens(request: Request) -> Response:
 def anthropic_shape(error: ApiError) -> dict[str, Any]:
     """The body that Anthropic's clients read."""
     kind = _ERRORS.get(error.status_code, "invalid_request_error" if error.status_code < 500 else "api_error")
-    return {"type": "error", "error": {"type": kind, "message": error.message}}
+    message = error.message
+    if error.too_long is not None:  # in the words that clients look for
+        message = f"prompt is too long: {error.too_long.tokens} tokens > {error.too_long.limit} maximum"
+    return {"type": "error", "error": {"type": kind, "message": message}}
 
 
 async def _whole(message: MessageEvents, source: Stream[Event]) -> dict[str, Any]:

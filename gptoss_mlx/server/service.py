@@ -50,6 +50,10 @@ class Service:
             )
         return self.backends[name]
 
+    def most_choices(self, backend: Backend) -> int:
+        """Choices that a request may ask a model for: no more than there could ever be places for."""
+        return min(self.settings.max_choices, backend.places)
+
     async def start(self, name: str | None, request: TurnRequest) -> Stream[Event]:
         """The events of a reply; whoever gets the stream closes it. See `Backend.start`.
 

@@ -94,7 +94,7 @@ def test_the_context_s_end_ends(tmp_path: Any) -> None:
     model = load_model(build(tmp_path, Shape(seed=1)))[0]
     model.args = replace(model.args, max_position_embeddings=40)
     assert len(tokens(engine(model).generate(Request([1] * 33)))) == 7
-    with pytest.raises(RequestError, match="room for an answer"):
+    with pytest.raises(RequestError, match="at most 39 tokens fit"):
         engine(model).submit(Request([1] * 40))
 
 

@@ -121,6 +121,7 @@ class PlaybackBackend:
     model_id = "played"
     created = 1_700_000_000
     load = Load()
+    places = 64
 
     def __init__(self, *plays: Play, context: int = 4096) -> None:
         self.context = context

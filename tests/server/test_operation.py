@@ -108,8 +108,12 @@ def test_who_finds_no_place_is_told_when_to_come_back() -> None:
 
 def test_choices_that_find_no_place_free_the_others() -> None:
     with served({"demo": demo_backend(max_sequences=2, max_waiting=0)}) as url, httpx.Client(base_url=url) as client:
-        assert client.post(CHAT, json={**SHORT, "n": 3}).status_code == 429
-        assert client.post(CHAT, json={**SHORT, "n": 2}).status_code == 200
+        with client.stream("POST", CHAT, json={**endless(), "stream": True}) as running:
+            lines = running.iter_lines()  # its end would close the connection
+            next(lines)
+            assert client.post(CHAT, json={**SHORT, "n": 2}).status_code == 429
+            assert client.post(CHAT, json=SHORT).status_code == 200
+        eventually(lambda: client.post(CHAT, json={**SHORT, "n": 2}).status_code == 200)
 
 
 def test_weights_are_let_go_and_come_back() -> None:

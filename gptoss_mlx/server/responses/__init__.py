@@ -11,7 +11,7 @@ store.py     responses that are kept
 routes.py    HTTP
 """
 
-from .routes import Responses, router
+from .routes import PATH, Responses, router
 from .store import ResponseStore
 
-__all__ = ["ResponseStore", "Responses", "router"]
+__all__ = ["PATH", "ResponseStore", "Responses", "router"]
