@@ -1,4 +1,4 @@
-"""For whoever runs the server: `GET /health` and `GET /metrics`."""
+"""For whoever runs the server: `GET /health` and `GET /metrics`; for whoever writes clients: `GET /openapi.json`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from gptoss_mlx import __version__
 
+from .openapi import document
 from .service import Service
 from .wire import Json
 
@@ -26,3 +27,9 @@ async def metrics(request: Request) -> Response:
     """The figures in Prometheus' text format."""
     service: Service = request.app.state.service
     return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get("/openapi.json", response_model=None)
+async def openapi(request: Request) -> Response:
+    """What can be asked, as an OpenAPI document."""
+    return Json(document(request.app))
