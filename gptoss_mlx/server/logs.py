@@ -6,13 +6,24 @@ import json
 import logging
 import sys
 import time
+import traceback
 from typing import Any, TextIO
+
+from gptoss_mlx.errors import GptOssError
 
 LOGGER = logging.getLogger("gptoss_mlx.server")
 
 
 class JsonLines(logging.Formatter):
-    """Formats records as JSON; what `extra={"fields": {...}}` brings stands beside the message."""
+    """Formats records as JSON; what `extra={"fields": {...}}` brings stands beside the message.
+
+    Args:
+        content: whether the messages of unexpected exceptions are told, which may quote a request.
+    """
+
+    def __init__(self, content: bool = False) -> None:
+        super().__init__()
+        self._content = content
 
     def format(self, record: logging.LogRecord) -> str:
         """One line."""
@@ -22,9 +33,18 @@ class JsonLines(logging.Formatter):
             "message": record.getMessage(),
             **getattr(record, "fields", {}),
         }
-        if record.exc_info:
-            entry["traceback"] = self.formatException(record.exc_info)
+        if record.exc_info and record.exc_info[1] is not None:
+            failed = record.exc_info[1]
+            entry["traceback"] = self.formatException(record.exc_info) if self._content else without_words(failed)
         return json.dumps(entry, ensure_ascii=True, default=str)
+
+
+def without_words(error: BaseException) -> str:
+    """A traceback that has messages only of this package's own errors; others may quote what was said."""
+    before = error.__cause__ or error.__context__
+    earlier = "" if before is None else without_words(before)
+    said = f": {error}" if isinstance(error, GptOssError) else ""
+    return f"{earlier}{''.join(traceback.format_tb(error.__traceback__))}{type(error).__name__}{said}\n"
 
 
 def log(message: str, level: int = logging.INFO, *, failed: BaseException | None = None, **fields: Any) -> None:
@@ -32,10 +52,10 @@ def log(message: str, level: int = logging.INFO, *, failed: BaseException | None
     LOGGER.log(level, message, exc_info=failed, extra={"fields": fields})
 
 
-def write_log(stream: TextIO | None = None) -> None:
-    """Send this log and uvicorn's to `stream`, by default standard error."""
+def write_log(stream: TextIO | None = None, *, content: bool = False) -> None:
+    """Send this log and uvicorn's to `stream`, by default standard error; `content` as for `JsonLines`."""
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(JsonLines())
+    handler.setFormatter(JsonLines(content))
     for name in (LOGGER.name, "uvicorn"):
         logger = logging.getLogger(name)
         logger.handlers = [handler]

@@ -7,7 +7,6 @@ where the request turns thinking on. The input of a tool_use comes as one piece:
 from __future__ import annotations
 
 import json
-import logging
 import secrets
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import AsyncExitStack
@@ -18,12 +17,11 @@ from fastapi import APIRouter, Request, Response
 from gptoss_mlx.events import CallCompleted, Done, Event, Reply, TextDelta, ToolCall
 
 from .backend import Stream, TurnRequest
-from .errors import ApiError, to_api_error
-from .logs import log
+from .errors import ApiError
 from .messages_types import CountTokens, CreateMessage
 from .sealing import seal
 from .service import Service
-from .wire import EventStream, Json, Merged, frame, read, unless_gone
+from .wire import EventStream, Json, Merged, frame, read, reporting, unless_gone
 
 PATH = "/v1/messages"
 SIGNATURE = "gpt-oss"
@@ -54,7 +52,7 @@ async def create(request: Request) -> Response:
         source = await held.enter_async_context(await service.start(body.model, turn))
         if body.stream:
             events = await held.enter_async_context(Merged([source], service.settings.ping_seconds))
-            return EventStream(_frames(message, events), held.pop_all())
+            return EventStream(reporting(_frames(message, events), anthropic_shape, "error"), held.pop_all())
         return Json(await unless_gone(request, _whole(message, source)))
 
 
@@ -84,15 +82,9 @@ async def _whole(message: MessageEvents, source: Stream[Event]) -> dict[str, Any
 
 async def _frames(message: MessageEvents, events: Merged[Event]) -> AsyncGenerator[bytes, None]:
     yield _frame({"type": "message_start", "message": message.body})
-    try:
-        async for item in events:
-            for told in [{"type": "ping"}] if item is None else message.push(item[1]):
-                yield _frame(told)
-    except Exception as error:  # noqa: BLE001  the client must hear of any failure, and other requests go on
-        refusal = to_api_error(error)
-        if refusal.status_code >= 500:
-            log("stream failed", logging.ERROR, failed=error)
-        yield _frame(anthropic_shape(refusal))
+    async for item in events:
+        for told in [{"type": "ping"}] if item is None else message.push(item[1]):
+            yield _frame(told)
 
 
 def _frame(event: dict[str, Any]) -> bytes:

@@ -34,9 +34,6 @@ REFUSAL = {
     "description": "What was wrong, in one line.",
     "content": {"application/json": {"schema": {"type": "object"}}},
 }
-    "description": "What was wrong, in one line.",
-    "content": {"application/json": {"schema": {"type": "object"}}},
-}
 
 
 def document(app: FastAPI) -> dict[str, Any]:

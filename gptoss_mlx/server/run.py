@@ -34,7 +34,7 @@ def run(
         RequestError: the address cannot be listened at.
         GptOssError: the first model cannot be loaded, or a tool cannot be started.
     """
-    write_log()
+    write_log(content=settings.log_content)
     with _listen(host, port) as listener:
         app = create_app(backends, settings, kept)
         config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=drain)

@@ -211,8 +211,10 @@ async def _disconnect(receive: Receive) -> None:
         pass
 
 
-async def reporting(frames: AsyncGenerator[bytes, None], shape: ErrorShape) -> AsyncGenerator[bytes, None]:
-    """The frames, and one with the error if they cannot go on: the status has been sent long before."""
+async def reporting(
+    frames: AsyncGenerator[bytes, None], shape: ErrorShape, event: str | None = None
+) -> AsyncGenerator[bytes, None]:
+    """The frames, and an `event` with the error if they cannot go on: the status has been sent long before."""
     try:
         async for each in frames:
             yield each
@@ -220,4 +222,4 @@ async def reporting(frames: AsyncGenerator[bytes, None], shape: ErrorShape) -> A
         refusal = to_api_error(error)
         if refusal.status_code >= 500:
             log("stream failed", logging.ERROR, failed=error)
-        yield frame(shape(refusal))
+        yield frame(shape(refusal), event)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -76,3 +77,11 @@ def metric(client: httpx.Client, name: str, **labels: str) -> float:
         if key.partition("{")[0] == name and all(f'{label}="{told}"' in key for label, told in labels.items()):
             total += float(value)
     return total
+
+
+def eventually(holds: Callable[[], bool]) -> None:
+    """Wait until something holds; it fails after ten seconds."""
+    end = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.01)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from playback import PlaybackBackend, play, said
 from serving import CHAT, talk
 
-from gptoss_mlx.errors import RequestError
+from gptoss_mlx.errors import CheckpointError, RequestError
 from gptoss_mlx.server.logs import JsonLines
 from gptoss_mlx.server.settings import Settings, check_exposure
 
@@ -156,6 +156,22 @@ def test_the_log_has_no_content_unless_asked_for(caplog: pytest.LogCaptureFixtur
     assert entry["request_id"] == response.headers["x-request-id"]
     assert (entry["method"], entry["path"], entry["status"], entry["level"]) == ("POST", CHAT, 200, "info")
     assert ("confidential" in line) == content
+
+
+@pytest.mark.parametrize("content", [False, True])
+def test_the_log_of_a_failure_says_where_but_not_what_was_said(caplog: pytest.LogCaptureFixture, content: bool) -> None:
+    failing = PlaybackBackend(play(fails=KeyError("confidential")), play(fails=CheckpointError("tensor: lost")))
+
+    async def act(client: httpx.AsyncClient) -> list[int]:
+        return [(await client.post(CHAT, json=BODY)).status_code for _ in range(2)]
+
+    with caplog.at_level(logging.ERROR, "gptoss_mlx.server"):
+        assert talk(failing, act) == [500, 503]
+    unexpected, ours = (json.loads(JsonLines(content).format(record))["traceback"] for record in caplog.records)
+    assert "playback.py" in unexpected
+    assert "KeyError" in unexpected
+    assert ("confidential" in unexpected) == content
+    assert "CheckpointError: tensor: lost" in ours
 
 
 JSON = st.recursive(

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
-import time
 import weakref
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from playback import PlaybackBackend, play, said
-from serving import CHAT, demo_backend, metric, served, talk
+from serving import CHAT, demo_backend, eventually, metric, served, talk
 
 from gptoss_mlx.errors import RequestError
 from gptoss_mlx.server.app import create_app
@@ -23,14 +21,6 @@ from gptoss_mlx.server.settings import Settings
 
 LONG = {"messages": [{"role": "user", "content": "Tell."}], "temperature": 2.0, "max_tokens": 16000}
 SHORT = {"messages": [{"role": "user", "content": "What is 2 + 3?"}], "temperature": 0}
-
-
-def eventually(holds: Callable[[], bool]) -> None:
-    """Wait until something holds; it fails after ten seconds."""
-    end = time.monotonic() + 10
-    while not holds():
-        assert time.monotonic() < end, "it never happened"
-        time.sleep(0.01)
 
 
 def endless() -> dict[str, Any]:

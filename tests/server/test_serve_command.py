@@ -16,11 +16,13 @@ from typing import Any
 import httpx
 import pytest
 from click.testing import CliRunner, Result
-from serving import CHAT
+from serving import CHAT, eventually
 
 from gptoss_mlx import demo
 from gptoss_mlx.cli.app import main
 
+ENDLESS = {"input": "Tell.", "temperature": 2.0, "max_output_tokens": 100_000}
+"""Goes on for minutes."""
 QUESTION = {"messages": [{"role": "user", "content": "What is 2 + 3?"}], "temperature": 0}
 
 
@@ -103,3 +105,29 @@ def test_a_server_from_its_beginning_to_its_end() -> None:
     entries = [json.loads(line) for line in rest.splitlines()]
     assert [entry["path"] for entry in entries if entry["message"] == "request"] == ["/v1/models", CHAT, CHAT]
     assert "2 + 3" not in rest
+
+
+def test_a_store_survives_a_server_that_is_killed(tmp_path: Path) -> None:
+    headers, store = {"Authorization": "Bearer k"}, str(tmp_path / "store")
+    with running("demo", "--store", store, "--max-sequences", "1") as (process, url):
+        made = httpx.post(f"{url}/responses", headers=headers, json={"input": "What is 2 + 3?"}).json()
+        for _ in range(20):  # one after the other, so that the last one is not there yet
+            cut = httpx.post(f"{url}/responses", headers=headers, json={"input": "Hi.", "background": True}).json()
+        process.kill()
+        process.wait()
+    with running("demo", "--store", store) as (_, url):
+        assert httpx.get(f"{url}/responses/{made['id']}", headers=headers).json() == made
+        told = httpx.get(f"{url}/responses/{cut['id']}", headers=headers).json()
+        assert (told["status"], "restarted" in told["error"]["message"]) == ("failed", True)
+
+
+def test_a_server_ends_in_time_and_frees_memory_meanwhile() -> None:
+    headers = {"Authorization": "Bearer k"}
+    with running("demo", "--drain", "1", "--idle-unload", "0.2") as (process, url):
+        health = url.replace("/v1", "/health")
+        eventually(lambda: not httpx.get(health).json()["models"]["demo"]["loaded"])
+        with httpx.stream("POST", f"{url}/responses", headers=headers, json={**ENDLESS, "stream": True}) as response:
+            next(response.iter_lines())
+            assert httpx.get(health).json()["models"]["demo"]["loaded"]
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=20) == -signal.SIGTERM

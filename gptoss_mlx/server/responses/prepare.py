@@ -66,7 +66,7 @@ async def prepare(body: CreateResponse, backend: Backend, store: ResponseStore, 
         turn = _turn(body, messages, offered)
         if body.truncation == "auto":
             turn = await truncated(turn, messages, backend)
-    except BaseException:
+    except BaseException:  # a client that has gone as well: what was started for it must end
         await offered.close()
         raise
     output = Output(_shown(body, offered), backend.tokenizer)

@@ -214,7 +214,7 @@ def _open(path: Path | None) -> sqlite3.Connection:
         database.executescript(_TABLES)
         for name, value in zip(_MARKS, (APPLICATION, FORMAT), strict=True):
             database.execute(f"PRAGMA {name} = {value}")
-    except BaseException:
+    except BaseException:  # Ctrl-C as well: the file must not stay locked
         database.close()
         raise
     return database
