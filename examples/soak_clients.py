@@ -148,10 +148,7 @@ class Clients:
 
         async def client() -> None:
             for _ in numbers:
-                try:
-                    await self._send_any()
-                except (httpx.HTTPError, ValueError, LookupError) as error:
-                    self._fail(f"{type(error).__name__}: {error}")
+                await self._send_any()
                 done(next(over))
 
         await asyncio.gather(*(client() for _ in range(clients)))
@@ -160,14 +157,18 @@ class Clients:
         draw = self._draw
         interface, asked, streamed = draw.choice(INTERFACES), Question.drawn(draw), draw.random() < 0.5
         fate = draw.random()
-        tokens = await self.tokens(asked) if interface.path == "/v1/completions" else []
-        body = {**interface.body(asked, tokens), "temperature": 0, "stream": streamed}
-        if fate < SPOILED:
-            await self._spoil(interface, body)
-        elif fate < SPOILED + LEAVING:
-            await self._leave(interface, body)
-        else:
-            await self._ask(interface, asked, body)
+        act = "spoil" if fate < SPOILED else "leave" if fate < SPOILED + LEAVING else "ask"
+        try:
+            tokens = await self.tokens(asked) if interface.path == "/v1/completions" else []
+            body = {**interface.body(asked, tokens), "temperature": 0, "stream": streamed}
+            if act == "spoil":
+                await self._spoil(interface, body)
+            elif act == "leave":
+                await self._leave(interface, body)
+            else:
+                await self._ask(interface, asked, body)
+        except (httpx.HTTPError, ValueError, LookupError) as error:
+            self._fail(f"{interface.path}: {act}, streamed: {streamed}: {type(error).__name__} {error}")
 
     async def tokens(self, asked: Question) -> list[int]:
         """The prompt of a question."""

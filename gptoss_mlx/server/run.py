@@ -16,6 +16,10 @@ from .logs import log, write_log
 from .responses import Responses
 from .settings import Settings
 
+KEEP_ALIVE = 75
+"""Seconds that a connection may be idle. Clients must be the first to close theirs, which httpx, and so OpenAI's
+package, does after 5: else one may send a request just when the server closes."""
+
 
 def run(
     backends: Mapping[str, LocalBackend], settings: Settings, kept: Responses, *, host: str, port: int, drain: int
@@ -37,7 +41,13 @@ def run(
     write_log(content=settings.log_content)
     with _listen(host, port) as listener:
         app = create_app(backends, settings, kept)
-        config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=drain)
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=drain,
+            timeout_keep_alive=KEEP_ALIVE,
+        )
         _Server(config, next(iter(backends.values())), kept).run(sockets=[listener])
 
 

@@ -85,3 +85,14 @@ def eventually(holds: Callable[[], bool]) -> None:
     while not holds():
         assert time.monotonic() < end, "it never happened"
         time.sleep(0.01)
+
+
+def endless() -> dict[str, Any]:
+    """A request whose answer takes the whole budget: every token that could end it is forbidden."""
+    ends = demo_backend().tokenizer.special.values()
+    return {
+        "messages": [{"role": "user", "content": "Tell."}],
+        "temperature": 2.0,
+        "max_tokens": 16000,
+        "logit_bias": {str(token): -100 for token in ends},
+    }

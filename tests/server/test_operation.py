@@ -13,20 +13,13 @@ from typing import Any
 import httpx
 import pytest
 from playback import PlaybackBackend, play, said
-from serving import CHAT, demo_backend, eventually, metric, served, talk
+from serving import CHAT, demo_backend, endless, eventually, metric, served, talk
 
 from gptoss_mlx.errors import RequestError
 from gptoss_mlx.server.app import create_app
 from gptoss_mlx.server.settings import Settings
 
-LONG = {"messages": [{"role": "user", "content": "Tell."}], "temperature": 2.0, "max_tokens": 16000}
 SHORT = {"messages": [{"role": "user", "content": "What is 2 + 3?"}], "temperature": 0}
-
-
-def endless() -> dict[str, Any]:
-    """A request whose answer takes the whole budget: every token that could end it is forbidden."""
-    ends = demo_backend().tokenizer.special.values()
-    return {**LONG, "logit_bias": {str(token): -100 for token in ends}}
 
 
 def test_figures_count_what_happens(demo: httpx.Client) -> None:

@@ -16,13 +16,11 @@ from typing import Any
 import httpx
 import pytest
 from click.testing import CliRunner, Result
-from serving import CHAT, eventually
+from serving import CHAT, endless, eventually
 
 from gptoss_mlx import demo
 from gptoss_mlx.cli.app import main
 
-ENDLESS = {"input": "Tell.", "temperature": 2.0, "max_output_tokens": 100_000}
-"""Goes on for minutes."""
 QUESTION = {"messages": [{"role": "user", "content": "What is 2 + 3?"}], "temperature": 0}
 
 
@@ -126,7 +124,8 @@ def test_a_server_ends_in_time_and_frees_memory_meanwhile() -> None:
     with running("demo", "--drain", "1", "--idle-unload", "0.2") as (process, url):
         health = url.replace("/v1", "/health")
         eventually(lambda: not httpx.get(health).json()["models"]["demo"]["loaded"])
-        with httpx.stream("POST", f"{url}/responses", headers=headers, json={**ENDLESS, "stream": True}) as response:
+        body = {**endless(), "stream": True}
+        with httpx.stream("POST", health.replace("/health", CHAT), headers=headers, json=body) as response:
             next(response.iter_lines())
             assert httpx.get(health).json()["models"]["demo"]["loaded"]
             process.send_signal(signal.SIGTERM)
