@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import statistics
 import subprocess
@@ -24,9 +25,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import click
+import httpx
 import psutil
 from rich.console import Console
 from rich.progress import Progress
@@ -36,14 +37,9 @@ from soak_clients import Clients, Figures, Json, Question
 import gptoss_mlx
 from gptoss_mlx import GptOss, SamplingParams
 from gptoss_mlx.engine import Request
-from gptoss_mlx.errors import GptOssError
 
 STEP_20B = 0.113
 """Seconds of a decode step of the 20b model on the machine that the README's figures come from."""
-
-
-class SoakError(GptOssError):
-    """The server could not be started or reached."""
 
 
 @dataclass(frozen=True)
@@ -68,22 +64,22 @@ def started() -> Iterator[Server]:
     """`gptoss-mlx serve demo` at a free port, with little memory for old prompts, so that it is soon full."""
     command = [sys.executable, "-m", "gptoss_mlx", "serve", "demo", "--port", "0", "--prefix-memory", "64"]
     with (
-        tempfile.TemporaryFile("w+", encoding="utf-8") as log,
+        tempfile.TemporaryFile() as log,
         subprocess.Popen(command, stderr=log, stdout=subprocess.DEVNULL) as process,
     ):
         try:
-            while not (found := re.search(r'"url": ?"([^"]+)/v1"', _text(log))):
+            while not (found := re.search(r'"url": ?"([^"]+)/v1"', written := _beginning(log.fileno()))):
                 if process.poll() is not None:
-                    raise SoakError(f"the server ended: {_text(log)[-300:]}")
+                    raise click.ClickException(f"the server ended: {written[-300:]}")
                 time.sleep(0.05)
             yield Server(found.group(1), psutil.Process(process.pid))
         finally:
             process.terminate()
 
 
-def _text(log: Any) -> str:
-    log.seek(0)
-    return str(log.read())
+def _beginning(log: int) -> str:
+    """What a file begins with; its position, which the server shares, stays where it is."""
+    return os.pread(log, 1 << 16, 0).decode("utf-8", "replace")
 
 
 async def soaked(server: Server, requests: int, clients: int, seed: int) -> tuple[Figures, float]:
@@ -153,9 +149,12 @@ async def way_out(server: Server, model: GptOss, count: int = 1000, rounds: int 
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 def main(requests: int, clients: int, seed: int, url: str | None, as_json: bool) -> None:
     """Put a server with the embedded model under load; exits with 1 if anything went wrong."""
-    with nullcontext(Server(url)) if url else started() as server:
-        figures, seconds = asyncio.run(soaked(server, requests, clients, seed))
-        told = {**report(figures, seconds), **asyncio.run(comparisons(server, seed))}
+    try:
+        with nullcontext(Server(url)) if url else started() as server:
+            figures, seconds = asyncio.run(soaked(server, requests, clients, seed))
+            told = {**report(figures, requests / seconds), **asyncio.run(comparisons(server, seed))}
+    except httpx.TransportError as error:
+        raise click.ClickException(f"{url or 'the server'} cannot be reached: {error}") from None
     if as_json:
         print(json.dumps(told))
     else:
@@ -168,10 +167,11 @@ def main(requests: int, clients: int, seed: int, url: str | None, as_json: bool)
     sys.exit(1 if figures.failures else 0)
 
 
-def report(figures: Figures, seconds: float) -> Json:
-    """What the soak was like."""
+def report(figures: Figures, speed: float) -> Json:
+    """What the soak was like, at so many requests per second."""
     first = sorted(figures.first)
-    told: Json = {**dict(sorted(figures.counts.items())), "requests per second": figures.counts.total() / seconds}
+    told: Json = {**dict(sorted(figures.counts.items())), "places taken at the end": figures.taken}
+    told["requests per second"] = speed
     if first:
         told["time to first token, p50, ms"] = 1e3 * first[len(first) // 2]
         told["time to first token, p99, ms"] = 1e3 * first[len(first) * 99 // 100]

@@ -117,6 +117,8 @@ class Figures:
     """Answers that were not the right ones."""
     memory: dict[str, int] = field(default_factory=dict)
     """Resident bytes of the server after so many percent of the requests."""
+    taken: int = 0
+    """Places that the server thinks are taken when everybody has been answered or has gone."""
     failures: list[str] = field(default_factory=list)
     """What should not have happened, at most one line each."""
 
@@ -230,9 +232,10 @@ class Clients:
     async def settle(self, seconds: float = 10) -> None:
         """Wait until the server has nothing to do, then ask again what was answered wrongly."""
         end = time.monotonic() + seconds
-        while await self.metric("gptoss_running") + await self.metric("gptoss_waiting"):
+        while taken := await self.metric("gptoss_running") + await self.metric("gptoss_waiting"):
             if time.monotonic() > end:
-                self._fail("places are still taken though nobody waits for an answer")
+                self.figures.taken = int(taken)
+                self._fail(f"{taken:.0f} places are still taken though nobody waits for an answer")
                 return
             await asyncio.sleep(0.05)
         for interface, asked, said in self.figures.doubtful:
