@@ -30,7 +30,8 @@ def answer_to(url: str, raw: bytes, *, half_closed: bool = True) -> bytes:
     with connected(url) as connection, suppress(ConnectionError):  # it may refuse the rest
         connection.sendall(raw)
         if half_closed:
-            connection.shutdown(socket.SHUT_WR)
+            with suppress(OSError):  # it may be closed already
+                connection.shutdown(socket.SHUT_WR)
         while piece := connection.recv(1 << 16):
             answer += piece
     return answer

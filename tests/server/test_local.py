@@ -25,6 +25,8 @@ THREE = play(
 
 def events_of(monkeypatch: pytest.MonkeyPatch, script: Play, parallel: bool) -> list[Event]:
     class Scripted:
+        prompt = (1,)
+
         def aevents(self) -> AsyncGenerator[Event, None]:
             return script.events()
 

@@ -126,7 +126,8 @@ def test_a_server_ends_in_time_and_frees_memory_meanwhile() -> None:
         eventually(lambda: not httpx.get(health).json()["models"]["demo"]["loaded"])
         body = {**endless(), "stream": True}
         with httpx.stream("POST", health.replace("/health", CHAT), headers=headers, json=body) as response:
-            next(response.iter_lines())
+            lines = response.iter_lines()  # its end would close the connection
+            next(lines)
             assert httpx.get(health).json()["models"]["demo"]["loaded"]
             process.send_signal(signal.SIGTERM)
             assert process.wait(timeout=20) == -signal.SIGTERM

@@ -73,7 +73,8 @@ def test_a_place_that_stays_taken_is_noticed(soak: Any, demo_url: str) -> None:
             client.stream("POST", CHAT, json={**endless(), "stream": True}) as response,
             soak.Clients(demo_url, 0) as crowd,
         ):
-            await anext(response.aiter_lines())
+            lines = response.aiter_lines()  # its end would close the connection
+            await anext(lines)
             await crowd.settle(0)
             return crowd.figures
 
