@@ -9,7 +9,7 @@ import time
 import traceback
 from typing import Any, TextIO
 
-from gptoss_mlx.errors import GptOssError
+from gptoss_mlx.errors import GptOssError, HarmonyError, RequestError
 
 LOGGER = logging.getLogger("gptoss_mlx.server")
 
@@ -40,10 +40,11 @@ class JsonLines(logging.Formatter):
 
 
 def without_words(error: BaseException) -> str:
-    """A traceback that has messages only of this package's own errors; others may quote what was said."""
+    """A traceback without messages that may quote a request: those of models, memory and files are left."""
     before = error.__cause__ or error.__context__
     earlier = "" if before is None else without_words(before)
-    said = f": {error}" if isinstance(error, GptOssError) else ""
+    quotes = not isinstance(error, GptOssError) or isinstance(error, (RequestError, HarmonyError))
+    said = "" if quotes else f": {error}"
     return f"{earlier}{''.join(traceback.format_tb(error.__traceback__))}{type(error).__name__}{said}\n"
 
 

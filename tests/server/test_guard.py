@@ -16,7 +16,7 @@ from playback import PlaybackBackend, play, said
 from serving import CHAT, talk
 
 from gptoss_mlx.errors import CheckpointError, RequestError
-from gptoss_mlx.server.logs import JsonLines
+from gptoss_mlx.server.logs import JsonLines, without_words
 from gptoss_mlx.server.settings import Settings, check_exposure
 
 BODY = {"messages": [{"role": "user", "content": "confidential"}]}
@@ -172,6 +172,7 @@ def test_the_log_of_a_failure_says_where_but_not_what_was_said(caplog: pytest.Lo
     assert "KeyError" in unexpected
     assert ("confidential" in unexpected) == content
     assert "CheckpointError: tensor: lost" in ours
+    assert without_words(RequestError("stop: 'confidential' found")) == "RequestError\n"
 
 
 JSON = st.recursive(
