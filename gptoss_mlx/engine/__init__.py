@@ -1,8 +1,9 @@
 """The engine: token ids in, token ids out. It knows neither HTTP nor a terminal."""
 
+from .options import EngineOptions
 from .prefill import PREFILL_CHUNK, check_tokens, prefill
 from .request import Figures, Generated, Guide, Request, TokenLogprobs
-from .scheduler import Engine, EngineOptions
+from .scheduler import Engine
 from .stop import StopText
 
 __all__ = [

@@ -23,21 +23,20 @@ from collections.abc import Callable, Collection, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import copy_context
-from dataclasses import dataclass
-from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 
 from gptoss_mlx import kernels
 from gptoss_mlx.cache import Cache, Segments
-from gptoss_mlx.errors import BusyError, ContextError, RequestError
+from gptoss_mlx.errors import BusyError, ContextError
 from gptoss_mlx.model import Model
 from gptoss_mlx.sampling import Logits
 
 from .draft_model import DraftModel
 from .drafts import Costs, PromptLookup
 from .leader import Leadership
+from .options import EngineOptions
 from .persist import PromptFolder
 from .prefill import PREFILL_CHUNK, check_tokens
 from .prefix import PrefixStore
@@ -51,33 +50,6 @@ PATIENCE = 0.5
 """Seconds that reading a prompt may keep decoding sequences waiting per step."""
 
 SMALLEST_CHUNK = 32
-
-
-@dataclass(frozen=True)
-class EngineOptions:
-    """What an engine may take.
-
-    Raises:
-        RequestError: a number is out of its range.
-    """
-
-    max_sequences: int = 8
-    """Sequences that run together; others wait."""
-    max_waiting: int = 256
-    """Sequences that wait; more are refused."""
-    prefix_bytes: int = 2 << 30
-    """Memory for the states of earlier prompts; 0 remembers nothing."""
-    prompt_cache: Path | None = None
-    """A folder that keeps the states of prompts for later processes (`Engine.save`); None: nothing leaves memory."""
-    prompt_cache_bytes: int = 16 << 30
-    """Bytes that such a folder may take."""
-    speculate: bool = True
-    """Whether to draft tokens from what was said before, where that pays."""
-
-    def __post_init__(self) -> None:
-        for name, least in (("max_sequences", 1), ("max_waiting", 0), ("prefix_bytes", 0), ("prompt_cache_bytes", 0)):
-            if getattr(self, name) < least:
-                raise RequestError(f"{name}: {least} or more expected, {getattr(self, name)} found")
 
 
 class Engine:
