@@ -19,6 +19,7 @@ from gptoss_mlx.server.app import create_app
 from gptoss_mlx.server.backend import Backend
 from gptoss_mlx.server.local import LocalBackend
 from gptoss_mlx.server.responses import Responses
+from gptoss_mlx.server.run import KEEP_ALIVE
 from gptoss_mlx.server.settings import Settings
 
 T = TypeVar("T")
@@ -57,7 +58,8 @@ def served(
 ) -> Iterator[str]:
     """The address of a server in a thread."""
     listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(create_app(backends, settings, kept), log_config=None, timeout_graceful_shutdown=5)
+    app = create_app(backends, settings, kept)
+    config = uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=5, timeout_keep_alive=KEEP_ALIVE)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
