@@ -59,26 +59,39 @@ class Buffers:
         self.base = 0
         self._storage: Storage | None = None
 
-    def _append(self, fresh: Sequence[mx.array], keep_from: int, room: int) -> None:
-        """Append arrays (B, K, T, D). Where that cannot be done in place, move to buffers for `room` tokens.
+    def reserve(self, like: mx.array, count: int) -> tuple[Storage, int]:
+        """Count `count` tokens like (B, K, T, D) as appended; return the buffers, and where these must be written now.
 
-        Of the old tokens those from position `keep_from` on move along.
+        Where that cannot be behind what is there, move to buffers with room for them.
+
+        Raises:
+            MemoryLimitError: an earlier move ran out of memory.
         """
-        count, used = fresh[0].shape[2], self.offset - self.base
+        used = self.offset - self.base
         storage = self._storage
         if storage is None and used:
             raise MemoryLimitError(f"cache: its {used} tokens were lost when memory ran out; begin anew")
         if storage is None or storage.filled != used or used + count > storage.room:
             del storage  # so that it goes while its planes move
+            keep_from, room = self._plan(count)
             keep_from = max(keep_from, self.base)  # after a rewind or in a snapshot there may be no more than is needed
-            storage = self._moved(fresh[0], keep_from, rounded(room))
+            storage = self._moved(like, keep_from, rounded(room))
             if storage.planes[0].nbytes >= LARGE:
                 _give_back()
             self._storage, self.base = storage, keep_from
             used = self.offset - self.base
-        storage.planes = self._written(storage.planes, fresh, used)
         storage.filled = used + count
         self.offset += count
+        return storage, used
+
+    def _add(self, keys: mx.array, values: mx.array) -> None:
+        """Append arrays (B, K, T, D)."""
+        storage, start = self.reserve(keys, keys.shape[2])
+        storage.planes = self._written(storage.planes, (keys, values), start)
+
+    def _plan(self, count: int) -> tuple[int, int]:
+        """Of new buffers for `count` more tokens: the first position that moves there, and their room in tokens."""
+        raise NotImplementedError
 
     def _moved(self, like: mx.array, first: int, room: int) -> Storage:
         """Buffers for `room` tokens like (B, K, T, D), with the old ones from position `first` on.

@@ -30,7 +30,23 @@ SLACK = 64
 """Tokens that a sliding cache can always be rewound by."""
 
 
-class FullCache(Buffers):
+class _Cache(Buffers):
+    """What caches of all kinds do."""
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        """Append (B, K, T, D) keys and values; return all that the new tokens may look at."""
+        raise NotImplementedError
+
+    def attend(self, queries: mx.array, keys: mx.array, values: mx.array, **how: Any) -> mx.array:
+        """Append keys and values (B, K, T, D), and attend with queries (B, H, T, D): see `kernels.attend`."""
+        return Segments([self], [keys.shape[2]]).attend(queries, keys, values, **how)
+
+    def attend_by_parts(self, queries: mx.array, keys: mx.array, values: mx.array, **how: Any) -> mx.array:
+        """The same in two operations, where no kernel does both at once."""
+        return kernels.attend(queries, *self.update_and_fetch(keys, values), **how)
+
+
+class FullCache(_Cache):
     """Keys and values of every token, in buffers that grow by an eighth of themselves, see `GROWTH`.
 
     Growing geometrically copies each token a bounded number of times, however long the context becomes.
@@ -59,12 +75,8 @@ class FullCache(Buffers):
         all_keys, all_values = self._between(0, self.offset)
         return all_keys, all_values
 
-    def attend(self, queries: mx.array, keys: mx.array, values: mx.array, **how: Any) -> mx.array:
-        """Append keys and values (B, K, T, D), and attend with queries (B, H, T, D): see `kernels.attend`."""
-        return kernels.attend(queries, *self.update_and_fetch(keys, values), **how)
-
-    def _add(self, keys: mx.array, values: mx.array) -> None:
-        self._append((keys, values), keep_from=0, room=grown(self.offset, keys.shape[2], self.context))
+    def _plan(self, count: int) -> tuple[int, int]:
+        return 0, grown(self.offset, count, self.context)
 
     def at(self, offset: int) -> FullCache:
         """A copy that stands at an earlier position; it shares the buffers."""
@@ -114,8 +126,8 @@ class QuantizedCache(FullCache):
         all_keys, all_values = _pair(self._between(0, self.offset))
         return kernels.dequantize(all_keys, keys.dtype), kernels.dequantize(all_values, values.dtype)
 
-    def attend(self, queries: mx.array, keys: mx.array, values: mx.array, **how: Any) -> mx.array:
-        """As `FullCache.attend`."""
+    def attend_by_parts(self, queries: mx.array, keys: mx.array, values: mx.array, **how: Any) -> mx.array:
+        """As `FullCache.attend_by_parts`."""
         self._add(keys, values)
         return kernels.attend_codes(queries, *_pair(self._between(0, self.offset)), **how)
 
@@ -132,7 +144,7 @@ def _pair(planes: Sequence[mx.array]) -> tuple[Codes, Codes]:
     return Codes(*planes[:3]), Codes(*planes[3:])
 
 
-class SlidingCache(Buffers):
+class SlidingCache(_Cache):
     """The last `window - 1` tokens: with the current one, all that a sliding layer may look at.
 
     Keys stay in the order of their positions, so a chunk of any length attends to exactly what it would have
@@ -159,16 +171,9 @@ class SlidingCache(Buffers):
         seen_keys, seen_values = self._between(start, self.offset)
         return seen_keys, seen_values
 
-    def attend(self, queries: mx.array, keys: mx.array, values: mx.array, **how: Any) -> mx.array:
-        """As `FullCache.attend`; native kernels are shown where the keys stand."""
-        start = self._needed(self.offset) if kernels.native() else self.offset - self.kept
-        self._add(keys, values)
-        first = start if kernels.native() else 0
-        return kernels.attend(queries, *self._between(start, self.offset), first=first, **how)
-
-    def _add(self, keys: mx.array, values: mx.array) -> None:
+    def _plan(self, count: int) -> tuple[int, int]:
         keep_from = self._needed(max(0, self.offset - SLACK))
-        self._append((keys, values), keep_from, room=self.offset - keep_from + keys.shape[2] + STEP - 1)
+        return keep_from, self.offset - keep_from + count + STEP - 1
 
     def _needed(self, offset: int) -> int:
         """The first position that the token at `offset` and those after it may ask for."""
@@ -201,20 +206,44 @@ class Segments:
     Everything in a layer but attention treats tokens one by one, so sequences of any length share a pass.
     """
 
-    def __init__(self, caches: Sequence[FullCache | SlidingCache], lengths: Sequence[int]) -> None:
+    def __init__(self, caches: Sequence[_Cache], lengths: Sequence[int]) -> None:
         self.caches = tuple(caches)
         self.lengths = tuple(lengths)
-        self._cuts = list(accumulate(self.lengths))[:-1]
 
     def positions(self, length: int) -> list[tuple[int, int]]:
         """Runs (first position, tokens), one per sequence."""
         return [(cache.offset, count) for cache, count in zip(self.caches, self.lengths, strict=True)]
 
-    def attend(self, queries: mx.array, keys: mx.array, values: mx.array, **how: Any) -> mx.array:
-        """As `FullCache.attend`, each sequence for itself; B is 1 and T the sum of the lengths."""
-        parts = zip(*(mx.split(array, self._cuts, axis=2) for array in (queries, keys, values)), strict=True)
-        mixed = [cache.attend(*own, **how) for cache, own in zip(self.caches, parts, strict=True)]
+    def attend(
+        self, queries: mx.array, keys: mx.array, values: mx.array, *, training: bool = False, **how: Any
+    ) -> mx.array:
+        """As `FullCache.attend`, each sequence for itself; T is the sum of the lengths, and B is 1 if they are several.
+
+        A copy may stand beside what it was copied from: the first goes on in the buffers that they share.
+        """
+        if kernels.appends(queries, training=training):
+            return self._attend_at_once(queries, keys, values, **how)
+        cuts = list(accumulate(self.lengths))[:-1]
+        parts = zip(*(mx.split(array, cuts, axis=2) for array in (queries, keys, values)), strict=True)
+        pairs = zip(self.caches, parts, strict=True)
+        mixed = [cache.attend_by_parts(*own, training=training, **how) for cache, own in pairs]
         return mx.concatenate(mixed, axis=1) if len(mixed) > 1 else mixed[0]
+
+    def _attend_at_once(self, queries: mx.array, keys: mx.array, values: mx.array, **how: Any) -> mx.array:
+        places = [cache.reserve(keys, count) for cache, count in zip(self.caches, self.lengths, strict=True)]
+        mixed, written = kernels.append_and_attend(
+            queries,
+            keys,
+            values,
+            [storage.planes for storage, _ in places],
+            counts=self.lengths,
+            starts=[start for _, start in places],
+            firsts=[cache.base for cache in self.caches],
+            **how,
+        )
+        for (storage, _), planes in zip(places, written, strict=True):
+            storage.planes = planes
+        return mixed
 
 
 Cache = FullCache | SlidingCache

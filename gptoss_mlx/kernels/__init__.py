@@ -8,7 +8,7 @@ without a compiler MLX's portable operations in float32.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Literal
@@ -32,7 +32,9 @@ __all__ = [
     "Packed",
     "Rounding",
     "append",
+    "append_and_attend",
     "append_codes",
+    "appends",
     "attend",
     "attend_codes",
     "cache_kind",
@@ -224,7 +226,6 @@ def attend(
     scale: float,
     sinks: mx.array,
     window: int = 0,
-    first: int = 0,
     training: bool = False,
 ) -> mx.array:
     """Causal attention with one learned sink per query head in the softmax's denominator.
@@ -238,17 +239,58 @@ def attend(
         scale: factor on query-key products; the sinks are not scaled.
         sinks: (H,).
         window: keys that a query may see, itself included; 0 for all.
-        first: position of the first key, a multiple of `FIRST_STEP`. Native results then do not depend on how many
-            keys before a query's window are at hand, to the last bit.
         training: see `rms_norm`.
 
     Returns:
         (B, T, H * D).
     """
     if _native_for(queries, training):
-        mixed: mx.array = _native_call("attend", queries, keys, values, sinks, scale, window, first)
+        mixed: mx.array = _native_call("attend", queries, keys, values, sinks, scale, window)
         return mixed
     return plain.attend(queries, keys, values, scale=scale, sinks=sinks, window=window)
+
+
+def appends(queries: mx.array, *, training: bool = False) -> bool:
+    """Whether `append_and_attend` can take these queries."""
+    return _native_for(queries, training)
+
+
+def append_and_attend(
+    queries: mx.array,
+    keys: mx.array,
+    values: mx.array,
+    buffers: Sequence[Sequence[mx.array]],
+    *,
+    counts: Sequence[int],
+    starts: Sequence[int],
+    firsts: Sequence[int],
+    scale: float,
+    sinks: mx.array,
+    window: int = 0,
+) -> tuple[mx.array, list[list[mx.array]]]:
+    """Append the fresh tokens of several sequences, and attend, in one native operation; ask `appends` first.
+
+    Args:
+        queries: (B, H, T, D), the sequences' tokens one behind the other.
+        keys: (B, K, T, D), cast to what the buffers keep; H is a multiple of K.
+        values: as keys.
+        buffers: of each sequence its keys and values (B, K, room, D), or the three planes of each as `Codes`. They are
+            written in place, see `append`.
+        counts: fresh tokens of each.
+        starts: tokens that its buffers hold so far.
+        firsts: position of its buffers' first token, a multiple of `FIRST_STEP`. Results then do not depend on how many
+            keys before a query's window are at hand, to the last bit.
+        scale: see `attend`, as for sinks and window.
+
+    Returns:
+        (B, T, H * D) in float32, and the buffers to go on with.
+    """
+    mixed: mx.array
+    written: list[list[mx.array]]
+    mixed, written = _native_call(
+        "append_and_attend", queries, keys, values, sinks, buffers, counts, starts, firsts, scale, window
+    )
+    return mixed, written
 
 
 def append_codes(buffers: Codes, fresh: mx.array, start: int) -> Codes:

@@ -8,6 +8,7 @@
 #include <nanobind/stl/vector.h>
 
 #include "attention/attention.h"
+#include "attention/segments.h"
 #include "cache/append.h"
 #include "cache/quantize.h"
 #include "common/kernels.h"
@@ -31,6 +32,15 @@ using Maybe = const std::optional<mx::array>&;
 static gptoss::Precision precision_named(int value) {
     if (value < 0 || value > 2) throw std::invalid_argument("precision: 0 (exact), 1 (few rows) or 2 (many) expected");
     return static_cast<gptoss::Precision>(value);
+}
+
+static std::vector<gptoss::Segment> segments_of(const std::vector<int64_t>& counts, const std::vector<int64_t>& starts,
+                                                const std::vector<int64_t>& firsts) {
+    if (starts.size() != counts.size() || firsts.size() != counts.size())
+        throw std::invalid_argument("segments: a count, a start and a first token of each expected");
+    std::vector<gptoss::Segment> segments;
+    for (size_t i = 0; i < counts.size(); ++i) segments.push_back({counts[i], starts[i], firsts[i]});
+    return segments;
 }
 
 NB_MODULE(_native, m) {
@@ -79,6 +89,16 @@ NB_MODULE(_native, m) {
             return gptoss::attend(queries, keys, values, sinks, scale, window, first);
         },
         "queries"_a, "keys"_a, "values"_a, "sinks"_a, "scale"_a, "window"_a, "first"_a = 0);
+    m.def(
+        "append_and_attend",
+        [](Array queries, Array keys, Array values, Array sinks, const std::vector<Arrays>& buffers,
+           const std::vector<int64_t>& counts, const std::vector<int64_t>& starts, const std::vector<int64_t>& firsts,
+           float scale, int window) {
+            return gptoss::append_and_attend(queries, keys, values, sinks, buffers, segments_of(counts, starts, firsts),
+                                             scale, window);
+        },
+        "queries"_a, "keys"_a, "values"_a, "sinks"_a, "buffers"_a, "counts"_a, "starts"_a, "firsts"_a, "scale"_a,
+        "window"_a);
     m.def(
         "attend_codes",
         [](Array queries, const Arrays& keys, const Arrays& values, Array sinks, float scale, int window) {

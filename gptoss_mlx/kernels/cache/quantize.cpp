@@ -11,8 +11,6 @@
 namespace gptoss {
 namespace {
 
-using Half = mx::float16_t;
-
 constexpr int64_t kPiece = 64;        // vectors that a thread takes at a time
 constexpr float kLargest = 65504.0f;  // float16 ends here: what lies beyond stays there instead of becoming infinite
 constexpr float kLeast = 1e-7f;       // of scales, as in mx::quantize
@@ -31,7 +29,7 @@ Scaled scaled(const float* x, float last) {
     return steps == 0.0f ? Scaled{scale, 0.0f} : Scaled{edge / steps, edge};
 }
 
-void quantize_group(const float* x, int bits, uint8_t* codes, Half* scale, Half* bias) {
+void quantize_group(const float* x, int bits, uint8_t* codes, mx::float16_t* scale, mx::float16_t* bias) {
     const auto last = float((1 << bits) - 1);
     const Scaled found = scaled(x, last);
     uint8_t whole[kGroup];
@@ -41,34 +39,12 @@ void quantize_group(const float* x, int bits, uint8_t* codes, Half* scale, Half*
     }
     if (bits == 8) std::memcpy(codes, whole, kGroup);
     for (int i = 0; bits == 4 && i < kGroup; i += 2) codes[i / 2] = uint8_t(whole[i] | whole[i + 1] << 4);
-    *scale = static_cast<Half>(found.scale), *bias = static_cast<Half>(found.bias);
+    *scale = static_cast<mx::float16_t>(found.scale), *bias = static_cast<mx::float16_t>(found.bias);
 }
-
-// Vectors of `width` numbers and where they go; heads have `tokens` of them, and room for more.
-struct Call {
-    int bits;
-    int64_t tokens, width, room, start;
-    uint8_t* codes;
-    Half *scales, *biases;
-
-    void quantize(const float* fresh, int64_t index) const {
-        const int64_t place = index / tokens * room + start + index % tokens, groups = width / kGroup;
-        const int64_t bytes = kGroup * bits / 8;
-        for (int64_t g = 0; g < groups; ++g) {
-            float x[kGroup];
-            for (int64_t i = 0; i < kGroup; ++i) {
-                const float number = fresh[index * width + g * kGroup + i];
-                x[i] = static_cast<Half>(std::min(std::max(number, -kLargest), kLargest));
-            }
-            const int64_t to = place * groups + g;
-            quantize_group(x, bits, codes + to * bytes, scales + to, biases + to);
-        }
-    }
-};
 
 class AppendCodes : public CpuPrimitive {
   public:
-    AppendCodes(mx::Stream stream, int bits, int start) : CpuPrimitive(stream), bits_(bits), start_(start) {}
+    AppendCodes(mx::Stream stream, int start) : CpuPrimitive(stream), start_(start) {}
 
     // Inputs: fresh vectors, then the buffers.
     void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
@@ -79,60 +55,79 @@ class AppendCodes : public CpuPrimitive {
             outputs[i].copy_shared_buffer(buffer);
         }
         const mx::array& fresh = inputs[0];
-        const Call call{bits_,
-                        fresh.shape(2),
-                        fresh.shape(3),
-                        outputs[0].shape(2),
-                        start_,
-                        outputs[0].data<uint8_t>(),
-                        outputs[1].data<Half>(),
-                        outputs[2].data<Half>()};
-        const int64_t vectors = int64_t(fresh.shape(0)) * fresh.shape(1) * fresh.shape(2);
-        mx::cpu::get_command_encoder(stream()).dispatch([call, vectors, dense = Dense(fresh)]() mutable {
+        const CodeRows rows(outputs.data(), fresh.shape(3));
+        const int64_t tokens = fresh.shape(2), room = outputs[0].shape(2), width = fresh.shape(3), start = start_;
+        const int64_t vectors = int64_t(fresh.shape(0)) * fresh.shape(1) * tokens;
+        mx::cpu::get_command_encoder(stream()).dispatch([=, dense = Dense(fresh)]() mutable {
             const auto* numbers = dense.get<float>();
             parallel(vectors, kPiece, [&](int64_t first, int64_t last) {
-                for (int64_t i = first; i < last; ++i) call.quantize(numbers, i);
+                for (int64_t i = first; i < last; ++i)
+                    rows.write(numbers + i * width, i / tokens * room + start + i % tokens);
             });
         });
     }
 
     const char* name() const override { return "GptossAppendCodes"; }
     bool is_equivalent(const Primitive& other) const override {
-        const auto& right = static_cast<const AppendCodes&>(other);
-        return bits_ == right.bits_ && start_ == right.start_;
+        return start_ == static_cast<const AppendCodes&>(other).start_;
     }
 
   private:
-    int bits_, start_;
+    int start_;
 };
 
-void refuse(const std::string& what) { throw std::invalid_argument("append_codes: " + what + " expected"); }
-
-void check(const std::vector<mx::array>& buffers, const mx::array& fresh, int start) {
-    if (buffers.size() != 3 || buffers[0].ndim() != 4) refuse("codes, scales and biases (B, K, room, ...)");
-    if (fresh.ndim() != 4 || fresh.shape(3) == 0 || fresh.shape(3) % kGroup != 0)
-        refuse("vectors (B, K, T, D) of whole groups of " + std::to_string(kGroup));
-    const int room = buffers[0].shape(2), width = fresh.shape(3), words = buffers[0].shape(3);
-    if (buffers[0].dtype() != mx::uint32 || (words * 4 != width && words * 8 != width))
-        refuse("codes of 8 or 4 bits in uint32");
-    mx::Shape wanted = {fresh.shape(0), fresh.shape(1), room, words};
-    for (size_t i = 0; i < 3; ++i, wanted[3] = width / int(kGroup))
-        if (buffers[i].shape() != wanted || (i > 0 && buffers[i].dtype() != mx::float16))
-            refuse("batch, heads and groups of the fresh vectors, and float16");
-    if (start < 0 || start > room - fresh.shape(2))
-        refuse("room for " + std::to_string(fresh.shape(2)) + " tokens from " + std::to_string(start) + " on");
+void refuse(const std::string& who, const std::string& what) {
+    throw std::invalid_argument(who + ": " + what + " expected");
 }
 
 }  // namespace
 
+CodeRows::CodeRows(mx::array* planes, int64_t width)
+    : bits_(int(planes[0].shape(3) * 32 / width)),
+      width_(width),
+      codes_(planes[0].data<uint8_t>()),
+      scales_(planes[1].data<mx::float16_t>()),
+      biases_(planes[2].data<mx::float16_t>()) {}
+
+void CodeRows::write(const float* vector, int64_t row) const {
+    const int64_t groups = width_ / kGroup, bytes = kGroup * bits_ / 8;
+    for (int64_t g = 0; g < groups; ++g) {
+        float x[kGroup];
+        for (int64_t i = 0; i < kGroup; ++i)
+            x[i] = static_cast<mx::float16_t>(std::min(std::max(vector[g * kGroup + i], -kLargest), kLargest));
+        const int64_t to = row * groups + g;
+        quantize_group(x, bits_, codes_ + to * bytes, scales_ + to, biases_ + to);
+    }
+}
+
+void check_codes(const std::string& who, const std::vector<mx::array>& planes, const mx::Shape& vectors) {
+    const int width = vectors[3];
+    if (width == 0 || width % kGroup != 0) refuse(who, "a width of whole groups of " + std::to_string(kGroup));
+    if (planes.size() != 3 || planes[0].ndim() != 4) refuse(who, "codes, scales and biases (B, K, tokens, ...)");
+    mx::Shape wanted = vectors;
+    wanted[3] = planes[0].shape(3);
+    if (planes[0].dtype() != mx::uint32 || (wanted[3] * 4 != width && wanted[3] * 8 != width))
+        refuse(who, "codes of 8 or 4 bits in uint32");
+    if (planes[0].shape() != wanted) refuse(who, "codes of the vectors' batch, heads and number");
+    wanted[3] = width / int(kGroup);
+    for (const mx::array* part : {&planes[1], &planes[2]})
+        if (part->dtype() != mx::float16 || part->shape() != wanted)
+            refuse(who, "a scale and a bias in float16 per group");
+}
+
 std::vector<mx::array> append_codes(const std::vector<mx::array>& buffers, const mx::array& fresh, int start,
                                     mx::StreamOrDevice s) {
     const mx::Stream stream = mx::to_stream(s);
-    check(buffers, fresh, start);
-    const int bits = buffers[0].shape(3) * 32 / fresh.shape(3);
+    if (fresh.ndim() != 4 || buffers.empty() || buffers[0].ndim() != 4)
+        refuse("append_codes", "buffers (B, K, room, ...) and vectors (B, K, T, D)");
+    mx::Shape vectors = fresh.shape();
+    vectors[2] = buffers[0].shape(2);
+    check_codes("append_codes", buffers, vectors);
+    if (start < 0 || start > vectors[2] - fresh.shape(2))
+        refuse("append_codes",
+               "room for " + std::to_string(fresh.shape(2)) + " tokens from " + std::to_string(start) + " on");
     return mx::array::make_arrays({buffers[0].shape(), buffers[1].shape(), buffers[2].shape()},
-                                  {mx::uint32, mx::float16, mx::float16},
-                                  std::make_shared<AppendCodes>(stream, bits, start),
+                                  {mx::uint32, mx::float16, mx::float16}, std::make_shared<AppendCodes>(stream, start),
                                   {mx::astype(fresh, mx::float32, stream), buffers[0], buffers[1], buffers[2]});
 }
 
