@@ -16,3 +16,9 @@ def numbered(first: int, count: int) -> mx.array:
 
 def positions(keys: mx.array) -> list[int]:
     return [int(x) for x in np.array(keys)[0, 0, :, 0]]
+
+
+def random_arrays(tokens: int, seed: int = 0) -> list[mx.array]:
+    """Queries of eight heads, keys and values of two."""
+    random = np.random.default_rng(seed)
+    return [mx.array(random.normal(size=(1, heads, tokens, WIDTH)).astype(np.float32)) for heads in (8, 2, 2)]

@@ -10,13 +10,13 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cache_rows import WIDTH, numbered, positions
+from cache_rows import WIDTH, numbered, positions, random_arrays
 from gptoss_mlx import kernels
 from gptoss_mlx.buffers import STEP
-from gptoss_mlx.cache import GROWTH, SLACK, Cache, FullCache, QuantizedCache, SlidingCache
+from gptoss_mlx.cache import GROWTH, SLACK, Cache, FullCache, QuantizedCache, Segments, SlidingCache
 from gptoss_mlx.errors import MemoryLimitError
 from gptoss_mlx.kernels import FIRST_STEP, Codes, plain
 
@@ -254,6 +254,36 @@ def test_a_snapshot_of_all_that_a_buffer_holds_keeps_what_it_showed(heads: int) 
     seen, _ = cache.update_and_fetch(numbered(900, 5)[:, :heads], numbered(900, 5)[:, :heads])
     assert positions(seen)[-6:] == [STEP - 11, *range(900, 905)]
     assert positions(snapshot.state[0]) == list(range(1, STEP))
+
+
+# Several sequences
+
+
+@pytest.mark.parametrize("kind", MAKE)
+@settings(max_examples=15)
+@given(steps=st.lists(st.lists(st.integers(1, 90), min_size=3, max_size=3), min_size=1, max_size=6))
+def test_a_pass_of_several_is_that_of_each(kind: str, steps: list[list[int]]) -> None:
+    """Through several steps that are computed at the end; the last two go on from one state, in buffers they share."""
+    caches = [MAKE[kind](), MAKE[kind]()]
+    for cache in caches:
+        cache.update_and_fetch(numbered(0, 70) / 70, numbered(0, 70) / 70)
+    caches.append(copy.copy(caches[1]))
+    apart = [cache.snapshot() for cache in caches]
+    how: dict[str, Any] = {"scale": 0.2, "sinks": mx.zeros(8), "window": 20 if kind == "sliding" else 0}
+    found, wanted = [], []
+    for number, lengths in enumerate(steps):
+        arrays = random_arrays(sum(lengths), number)
+        ends = np.cumsum([0, *lengths]).tolist()
+        found.append(Segments(caches, lengths).attend(*arrays, **how))
+        for cache, first, end in zip(apart, ends, ends[1:], strict=False):
+            wanted.append(cache.attend(*(array[:, :, first:end] for array in arrays), **how))
+    one, other = (np.array(mx.concatenate(parts, axis=1)) for parts in (found, wanted))
+    np.testing.assert_allclose(one, other, atol=1e-5)
+    if kernels.native():
+        np.testing.assert_array_equal(one, other)
+    for cache, single in zip(caches, apart, strict=True):
+        assert cache.offset == single.offset
+        np.testing.assert_array_equal(np.array(kept(cache)), np.array(kept(single)))
 
 
 # What a continuation needs

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gptoss_mlx
-from cache_rows import WIDTH, numbered, positions
+from cache_rows import WIDTH, numbered, positions, random_arrays
 from gptoss_mlx import kernels
 from gptoss_mlx.cache import Cache, FullCache, QuantizedCache, Segments
 from gptoss_mlx.errors import RequestError
@@ -28,12 +28,6 @@ def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 # Codes
-
-
-def random_arrays(tokens: int, seed: int = 0) -> list[mx.array]:
-    """Queries of eight heads, keys and values of two."""
-    random = np.random.default_rng(seed)
-    return [mx.array(random.normal(size=(1, heads, tokens, WIDTH)).astype(np.float32)) for heads in (8, 2, 2)]
 
 
 def attended(cache: Any, arrays: list[mx.array], cuts: list[int]) -> Any:

@@ -240,7 +240,11 @@ def operations(native: Any) -> dict[str, Callable[[], Any]]:
     parts = [matrix(PACKINGS[-2], (4, 64, 64), n).native(native) for n in range(3)]
     chosen, shares = mx.zeros((2, 3, 2), mx.uint32), mx.ones((2, 3, 2))
     heads, buffer = mx.ones((2, 4, 3, 32)), mx.zeros((2, 2, 16, 32))
-    codes = quantize(buffer, 8)
+    codes, row = quantize(buffer, 8), (heads, buffer[:, :, :3], buffer[:, :, :3], mx.ones((4,)))
+
+    def room() -> list[mx.array]:
+        return [mx.zeros((2, 2, 16, 32)) for _ in "kv"]
+
     found: dict[str, Callable[[], Any]] = {
         f"product {name}": partial(native.product, turned, weight, 1) for name, weight in weights.items()
     }
@@ -251,6 +255,7 @@ def operations(native: Any) -> dict[str, Callable[[], Any]]:
         "heads": lambda: native.heads(turned, 32, cos, cos, mx.float16),
         "attend_codes": lambda: native.attend_codes(heads, codes, codes, mx.ones((4,)), 0.2, 0),
         "append": lambda: native.append(mx.zeros((2, 2, 16, 32)), buffer[:, :, :3], 5),
+        "append_and_attend": lambda: native.append_and_attend(*row, [room()], [3], [5], [0], 0.2, 0)[0],
         "append_codes": lambda: native.append_codes(quantize(mx.zeros((2, 2, 16, 32)), 4), buffer[:, :, :3], 5)[0],
         "rms_norm": lambda: native.rms_norm(turned, mx.ones((64,)), 1e-5),
     }
