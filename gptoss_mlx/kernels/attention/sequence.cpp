@@ -11,6 +11,7 @@ namespace {
 
 constexpr int64_t kRowBlock = 128;   // rows for which a block of keys and values is widened once
 constexpr size_t kEnoughItems = 64;  // independent pieces of work from which the keys need not be split among threads
+constexpr int64_t kFolds = 64;       // partial results that a thread folds at a time
 
 Format format_of(const mx::array& plane, int64_t width) {
     if (plane.dtype() == mx::float32) return Format::kFloat32;
@@ -138,19 +139,24 @@ void attend_by_splits(const std::vector<Place>& places) {
     const std::unique_ptr<float[]> storage(new float[floats + 16]);
     float* next = storage.get() + (64 - reinterpret_cast<uintptr_t>(storage.get()) % 64) % 64 / sizeof(float);
     std::vector<Piece> pieces;
-    for (const Item& item : items)
+    std::vector<size_t> ends;  // of each item's pieces
+    for (const Item& item : items) {
         for (int64_t split = item.first_split(); split < item.last_split(); ++split, next += item.floats())
             pieces.push_back({&item, split, next});
+        ends.push_back(pieces.size());
+    }
     parallel(int64_t(pieces.size()), 1, [&](int64_t begin, int64_t end) {
         for (int64_t p = begin; p < end; ++p) pieces[p].item->attend(pieces[p].split, pieces[p].partial);
     });
-    auto piece = pieces.begin();
-    for (const Item& item : items) {
-        auto* state = static_cast<float*>(scratch(1, item.floats() * sizeof(float)));
-        item.begin(state);
-        for (; piece != pieces.end() && piece->item == &item; ++piece) item.fold(piece->partial, state);
-        item.finish(state);
-    }
+    const auto count = int64_t(items.size());
+    parallel(count, std::max<int64_t>(1, count * kFolds / int64_t(pieces.size())), [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+            auto* state = static_cast<float*>(scratch(1, items[i].floats() * sizeof(float)));
+            items[i].begin(state);
+            for (size_t p = i == 0 ? 0 : ends[i - 1]; p < ends[i]; ++p) items[i].fold(pieces[p].partial, state);
+            items[i].finish(state);
+        }
+    });
 }
 
 }  // namespace
@@ -187,7 +193,9 @@ void check_attention(const std::string& who, const mx::array& queries, const mx:
 void attend(const std::vector<Sequence>& sequences) {
     const std::vector<Place> places = places_of(sequences);
     if (places.empty() || sequences[0].width == 0) return;
-    if (places.size() >= kEnoughItems)
+    const bool steps = std::all_of(sequences.begin(), sequences.end(),
+                                   [](const Sequence& sequence) { return sequence.rows() <= kTileHeads; });
+    if (places.size() >= kEnoughItems && !steps)  // contexts of steps differ, and their partial results are small
         attend_by_rows(places);
     else
         attend_by_splits(places);
