@@ -78,7 +78,7 @@ class AppendAndAttend : public CpuPrimitive {
         std::vector<Sequence> sequences;
         const int64_t tokens = keys.shape(2), width = keys.shape(3), heads = int64_t(keys.shape(0)) * keys.shape(1);
         Sequence next = row(queries, inputs[1], outputs[0]);
-        mx::array* buffers = &outputs[1];
+        mx::array* buffers = outputs.data() + 1;
         for (size_t i = 0, first = 0; i < segments_.size(); first += segments_[i].count, buffers += planes_[i], ++i) {
             const size_t half = planes_[i] / 2;
             for (mx::array* planes : {buffers, buffers + half})
