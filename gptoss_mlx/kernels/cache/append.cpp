@@ -25,11 +25,11 @@ class Append : public mx::Primitive {
         const int64_t heads = int64_t(buffer.shape(0)) * buffer.shape(1);
         mx::cpu::get_command_encoder(stream()).dispatch(
             [from, to, heads, dense = Dense(fresh), out = outputs[0].data<uint8_t>() + start_ * token]() mutable {
+                if (from == 0) return;  // an array of nothing may lie nowhere
                 const auto* in = dense.get<uint8_t>();
-                parallel(heads, std::max<int64_t>(1, kPiece / std::max<int64_t>(1, from)),
-                         [&](int64_t first, int64_t last) {
-                             for (int64_t h = first; h < last; ++h) std::memcpy(out + h * to, in + h * from, from);
-                         });
+                parallel(heads, std::max<int64_t>(1, kPiece / from), [&](int64_t first, int64_t last) {
+                    for (int64_t h = first; h < last; ++h) std::memcpy(out + h * to, in + h * from, from);
+                });
             });
     }
 
