@@ -107,6 +107,8 @@ class PrefixStore:
 
     def clear(self) -> None:
         """Forget all states. The figures of searches stay."""
+        for node in self._recent:  # nodes know each other, so Python lets them go only when it looks for such circles
+            node.caches = None
         self._root = _Node(_tokens(()), None)
         self._recent.clear()
         self._ledger = _Ledger()

@@ -149,7 +149,7 @@ def test_tasks_by_likelihood(tmp_path: Path) -> None:
         (["kl", "demo", "demo", "TEXT", "--tokens", "4"], "one of the two"),
         (["kl", "demo", "TOY", "TEXT"], "vocabularies: equally many logits expected, 1824 and 400 found"),
         (["kl", "demo", "demo", "TASKS"], "tasks.jsonl:1: unknown field 'answer'"),
-        (["kl", "demo", "demo", "--tokens", "140000", "--context", "140000"], "at most 131072 fit"),
+        (["kl", "demo", "demo", "--tokens", "140000", "--context", "140000"], "at most 131072 tokens fit"),
         (["kl", "demo", "demo", "TEXT", "--plot", "x.pdf"], "ends in .png"),
         (["presets", "demo", "TEXT", "--dense", "q5"], "dense must be one of"),
         (["presets", "demo"], "one of the two"),

@@ -55,7 +55,7 @@ def test_blocks_go_on_from_a_cache(toy: GptOss) -> None:
     first = np.concatenate(list(toy.logits_blocks(LONG[:100], cache=cache)))
     second = np.concatenate(list(toy.logits_blocks(LONG[100:130], cache=cache)))
     assert np.abs(np.concatenate([first, second]) - toy.logits(LONG[:130])).max() <= 2e-5 * np.abs(first).max()
-    with pytest.raises(RequestError, match="131072 fit"):
+    with pytest.raises(RequestError, match="131072 tokens fit"):
         list(toy.logits_blocks([1] * 131000, cache=cache))
 
 

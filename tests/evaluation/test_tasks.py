@@ -164,7 +164,7 @@ class TestRunning:
         with pytest.raises(RequestError, match="tasks: at least one expected"):
             run_tasks(demo, [], GREEDY)
         long = Task("long", "word " * 140_000, "x", "exact")
-        with pytest.raises(RequestError, match="task 'long': messages: fewer than 131072 tokens"):
+        with pytest.raises(RequestError, match="task 'long': messages: at most 131071 tokens"):
             run_tasks(demo, [long], GREEDY)
 
     @pytest.mark.parametrize(
