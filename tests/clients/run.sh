@@ -25,7 +25,7 @@ npm --prefix "$work" ci --silent --no-audit --no-fund --ignore-scripts
 
 "$python" -m gptoss_mlx serve demo --port 0 2>"$work/server.log" &
 server=$!
-until GPTOSS_URL=$(grep -o 'http://127.0.0.1:[0-9]*' "$work/server.log"); do
+until GPTOSS_URL=$(grep -o '"page": "http://[^"/]*' "$work/server.log" | cut -d'"' -f4); do
   kill -0 "$server" || { cat "$work/server.log" >&2; exit 1; }
   sleep 0.2
 done
