@@ -68,6 +68,15 @@ def native() -> Any:
     return kernels.extension
 
 
+@pytest.fixture(params=["native", "plain"])
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Appending in place, and MLX's own way."""
+    if request.param == "native":
+        request.getfixturevalue("native")
+    else:
+        monkeypatch.setattr(kernels, "extension", None)
+
+
 @pytest.fixture(scope="module", params=kernels.extension.available_isas() if kernels.extension else ["none"])
 def forced(request: pytest.FixtureRequest, native: Any) -> Iterator[Any]:
     """The compiled kernels, made to use each instruction set of this processor in turn."""

@@ -28,13 +28,7 @@ MAKE: dict[str, Callable[[], Any]] = {
 }
 
 
-@pytest.fixture(autouse=True, params=["native", "plain"])
-def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Appending in place, and MLX's own way."""
-    if request.param == "native":
-        request.getfixturevalue("native")
-    else:
-        monkeypatch.setattr(kernels, "extension", None)
+pytestmark = pytest.mark.usefixtures("form")
 
 
 def kept(cache: Cache) -> mx.array:

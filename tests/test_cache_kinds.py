@@ -17,14 +17,7 @@ from gptoss_mlx import kernels
 from gptoss_mlx.cache import Cache, FullCache, QuantizedCache, Segments
 from gptoss_mlx.errors import RequestError
 
-
-@pytest.fixture(autouse=True, params=["native", "plain"])
-def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Appending in place, and MLX's own way."""
-    if request.param == "native":
-        request.getfixturevalue("native")
-    else:
-        monkeypatch.setattr(kernels, "extension", None)
+pytestmark = pytest.mark.usefixtures("form")
 
 
 # Codes

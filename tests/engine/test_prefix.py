@@ -25,13 +25,7 @@ A, B, C = [1] * 90, [2] * 3, [3] * 260
 WORDS = st.lists(st.sampled_from([A, B, C]), max_size=4).map(lambda words: [*chain(*words)])
 
 
-@pytest.fixture(autouse=True, params=["native", "plain"])
-def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Appending in place, and MLX's own way."""
-    if request.param == "native":
-        request.getfixturevalue("native")
-    else:
-        monkeypatch.setattr(kernels, "extension", None)
+pytestmark = pytest.mark.usefixtures("form")
 
 
 def held(store: PrefixStore) -> dict[tuple[int, ...], list[Cache]]:
