@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
-from gptoss_mlx.conversation import ANSWER_TOKENS, Backend, Dialogue, Settings, tool_loop
-from gptoss_mlx.engine import Generated, Request
+from gptoss_mlx.conversation import ANSWER_TOKENS, Dialogue, Settings, tool_loop
 from gptoss_mlx.engine.structure import Rules
 from gptoss_mlx.errors import RequestError
 from gptoss_mlx.events import (
@@ -19,65 +17,22 @@ from gptoss_mlx.events import (
     CallDelta,
     CallStarted,
     Done,
-    Event,
     Reply,
     TextDelta,
     ToolCall,
     ToolOutput,
 )
-from gptoss_mlx.harmony import Message, Role, Tool, ToolNamespace, render
-from gptoss_mlx.toolbox import Toolbox, ToolLike
-from gptoss_mlx.tools import Citation, RunnableTool, ToolResult
+from gptoss_mlx.harmony import Message, Role, Tool, render
+from gptoss_mlx.toolbox import Toolbox
+from gptoss_mlx.tools import Citation, ToolResult
 from scripted import ANSWER, THOUGHT, Script, call
+from scripted_tools import TIDE, Notebook, Tide, dialogue, run, shapes
 
 DECLARED = Tool("book", "Books a boat.", {"type": "object", "properties": {}})
-TIDE = call("functions.tide", '{"port":"BES"}')
 BOOK = call("functions.book", "{}")
 CODE = "<|channel|>analysis to=python code<|message|>6 * 7<|call|>"
 UNFINISHED_ANSWER = "<|channel|>final<|message|>It is"
 FORCED = "<|end|><|start|>assistant<|channel|>final<|message|>"
-
-
-class Tide(RunnableTool):
-    """Answers with the port's height and notes who asked."""
-
-    functions = (Tool("tide", "Tide at a port."), Tool("ports", "All ports."))
-    instructions = "Heights are in metres."
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[str, str]] = []
-        self.threads: list[str] = []
-
-    async def run(self, recipient: str, arguments: str) -> ToolResult:
-        await asyncio.sleep(0)
-        self.asked.append((recipient, arguments))
-        self.threads.append(threading.current_thread().name)
-        return ToolResult("4.1")
-
-
-class Notebook(RunnableTool):
-    """Stands for a built-in tool."""
-
-    namespace = ToolNamespace("python", "Runs code.")
-
-    async def run(self, recipient: str, arguments: str) -> ToolResult:
-        return ToolResult("42", images=(b"png",))
-
-
-def dialogue(script: Script, *tools: ToolLike, context: int = 100_000, **settings: Any) -> Dialogue:
-    box = Toolbox(tools)
-    return Dialogue(script.backend(context), box.conversation("q"), box, Settings(**settings))
-
-
-def run(script: Script, *tools: ToolLike, **settings: Any) -> tuple[list[Event], Reply]:
-    events = list(dialogue(script, *tools, **settings).events())
-    last = events[-1]
-    assert isinstance(last, Done)
-    return events, last.reply
-
-
-def shapes(reply: Reply) -> list[tuple[str, str | None, str | None, str]]:
-    return [(m.author.name or m.role.value, m.channel, m.recipient, m.text) for m in reply.messages]
 
 
 def test_a_call_runs_and_the_model_goes_on() -> None:
@@ -288,121 +243,6 @@ def test_a_reply_has_the_citations_of_its_answer() -> None:
     _, reply = run(script, Notebook(), Library())
     assert [(c.start, c.end, c.url) for c in reply.citations] == [(4, 7, "https://a.example/")]
     assert run(Script(ANSWER), Library())[1].citations == ()
-
-
-# Cancellation
-
-
-def test_closing_the_iterator_closes_the_engine() -> None:
-    script = Script(THOUGHT + ANSWER)
-    events = dialogue(script).events()
-    next(events)
-    assert script.closed == 0
-    events.close()
-    assert script.closed == 1
-    assert len(script.said) < 5
-
-
-def test_a_cancelled_reply_keeps_what_was_said() -> None:
-    script = Script(THOUGHT + ANSWER)
-    _, reply = run(script, cancelled=lambda: len(script.said) > 15)
-    assert reply.finish_reason == "cancelled"
-    assert len(script.said) == 16
-    assert reply.analysis == "I think."[: len(reply.analysis)] != ""
-
-
-def test_cancelling_between_calls_leaves_the_rest() -> None:
-    tide = Tide()
-    both = call("functions.ports", "{}", end="<|end|><|start|>assistant") + TIDE
-    _, reply = run(Script(both), tide, cancelled=lambda: bool(tide.asked))
-    assert reply.finish_reason == "cancelled"
-    assert [c.name for c in reply.calls] == ["tide"]
-    assert len(tide.asked) == 1
-
-
-class Endless(Tide):
-    """Never answers; notes that it was told to stop."""
-
-    stopped = False
-
-    async def run(self, recipient: str, arguments: str) -> ToolResult:
-        self.asked.append((recipient, arguments))
-        try:
-            await asyncio.Event().wait()
-        finally:
-            self.stopped = True
-        raise AssertionError
-
-
-@pytest.mark.parametrize("asynchronous", [False, True])
-def test_a_tool_that_never_returns_can_be_cancelled(asynchronous: bool) -> None:
-    tool = Endless()
-    prepared = dialogue(Script(TIDE), tool, cancelled=lambda: bool(tool.asked))
-    reply = asyncio.run(prepared.areply()) if asynchronous else prepared.reply()
-    assert (reply.finish_reason, [c.name for c in reply.calls], reply.outputs) == ("cancelled", ["tide"], ())
-    assert tool.stopped
-
-
-def test_a_cancelled_task_stops_its_tool() -> None:
-    tool = Endless()
-
-    async def listen() -> None:
-        task = asyncio.create_task(dialogue(Script(TIDE), tool).areply())
-        while not tool.asked:
-            await asyncio.sleep(0.001)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-
-    asyncio.run(listen())
-    assert tool.stopped
-
-
-def test_a_cancelled_task_stops_the_engine() -> None:
-    script = Script("<|channel|>final<|message|>" + "a" * 100_000)
-
-    async def listen() -> None:
-        events = dialogue(script, max_tokens=200_000, context=400_000).aevents()
-        reader = asyncio.create_task(consume(events))
-        while len(script.said) < 20:
-            await asyncio.sleep(0.001)
-        reader.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await reader
-        for _ in range(1000):
-            if script.closed:
-                return
-            await asyncio.sleep(0.005)
-
-    async def consume(events: Any) -> None:
-        async for _ in events:
-            pass
-
-    asyncio.run(listen())
-    assert script.closed == 1
-    assert len(script.said) < 100_000
-
-
-def test_a_cancelled_task_stops_the_reading_of_a_prompt() -> None:
-    reading, stopped = threading.Event(), threading.Event()
-
-    def slow(request: Request) -> Generator[Generated, None, None]:
-        reading.set()
-        while request.cancelled is not None and not request.cancelled():
-            time.sleep(0.001)
-        stopped.set()
-        yield from ()
-
-    async def listen() -> None:
-        backend = Backend(slow, Script().tokenizer, 1000)
-        task = asyncio.create_task(Dialogue(backend, Toolbox().conversation("q")).areply())
-        await asyncio.to_thread(reading.wait)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-
-    asyncio.run(listen())
-    assert stopped.wait(10)
 
 
 # Async
