@@ -1,12 +1,12 @@
 """What the engine's reuse, batching, drafts and masks are worth on this machine, as ratios within one run.
 
     python examples/engine_speed.py                 # the embedded model
-    python examples/engine_speed.py FOLDER --prompt 2000
+    python examples/engine_speed.py FOLDER --prompt 20000 --only later_turn
 
 Measured: a later turn's time to its first token against the first turn's; the scheduler against a plain loop; the
 tokens per second of several sequences against one; a pass over several rows against one row, which is what verifying
-drafts costs; drafts on a text that comes again (embedded model only); and what masks of a JSON Schema add to a step.
-Every ratio is the median of alternating runs.
+drafts costs; drafts on random text, and on one that comes again (embedded model only); and what masks of a JSON Schema
+add to a step. Every ratio is the median of alternating runs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ from gptoss_mlx.history import to_conversation
 from gptoss_mlx.sampling import Sampler
 
 PLAIN = EngineOptions(prefix_bytes=0, speculate=False)
+DRAFTING = EngineOptions(prefix_bytes=0)
 GREEDY = SamplingParams(temperature=0)
+MEASUREMENTS = ("later_turn", "scheduler", "random_text", "sequences", "rows", "copying", "masks")
 
 
 def main() -> None:
@@ -41,16 +43,23 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, default=2000, help="tokens of the first turn")
     parser.add_argument("--generate", type=int, default=48, help="tokens per measurement")
     parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--only", nargs="+", choices=MEASUREMENTS, default=MEASUREMENTS, metavar="WHAT")
     options = parser.parse_args()
     model = gptoss_mlx.load(options.folder)
-    list(new_engine(model).generate(Request(random_tokens(model, 64, 0), GREEDY, 8)))  # maps weights, builds kernels
-    later_turn(model, options.prompt)
-    scheduler(model, options.generate, options.repeat)
-    sequences(model, options.generate)
-    rows(model, options.repeat)
-    if options.folder == "demo":
-        copying(model, options.repeat)
-    masks(model, options.repeat)
+    warm = new_engine(model)
+    list(warm.generate(Request(random_tokens(model, 512, 0), GREEDY, 8)))  # maps weights, builds kernels
+    measurements: dict[str, Callable[[], None]] = {
+        "later_turn": lambda: later_turn(model, options.prompt),
+        "scheduler": lambda: scheduler(model, options.generate, options.repeat),
+        "random_text": lambda: random_text(model, 4 * options.generate, options.repeat),
+        "sequences": lambda: sequences(model, options.generate),
+        "rows": lambda: rows(model, options.repeat),
+        "copying": lambda: copying(model, options.repeat),
+        "masks": lambda: masks(model, options.repeat),
+    }
+    for name in options.only:
+        if name != "copying" or options.folder == "demo":
+            measurements[name]()
 
 
 def new_engine(model: GptOss, options: EngineOptions = PLAIN) -> Engine:
@@ -105,17 +114,34 @@ def scheduler(model: GptOss, count: int, repeat: int) -> None:
             with kernels.rounding("step"):
                 logits = model.model(mx.array([tokens[-1:]]), caches, positions=slice(-1, None))[0, -1]
 
-    engine, plain, ratio = paired(
-        lambda: list(new_engine(model).generate(Request(prompt, sampling, count))), loop, repeat
-    )
-    print(f"scheduler: {count / engine:.1f} tokens/s, a plain loop {count / plain:.1f}: {ratio:.3f} of its time")
-    drafting = EngineOptions(prefix_bytes=0)
-    drafts, plain, ratio = paired(
-        lambda: list(new_engine(model, drafting).generate(Request(prompt, sampling, count))),
-        lambda: list(new_engine(model).generate(Request(prompt, sampling, count))),
-        repeat,
-    )
-    print(f"drafts on random text: {plain / drafts:.2f} times as fast as without")
+    engine = new_engine(model)
+    own, plain, ratio = paired(lambda: list(engine.generate(Request(prompt, sampling, count))), loop, repeat)
+    print(f"scheduler: {count / own:.1f} tokens/s, a plain loop {count / plain:.1f}: {ratio:.3f} of its time")
+
+
+def random_text(model: GptOss, count: int, repeat: int) -> None:
+    """Drafts where nothing repeats, and where every few tokens were there before but something else follows now."""
+    few = random_tokens(model, 16, 6)
+    among_few = dict.fromkeys(few, 1000.0)
+    repeating = [few[i % 16] for i in random_tokens(model, 4000, 7)]
+    drafting, plain = new_engine(model, DRAFTING), new_engine(model)
+    for name, prompt, sampling in (
+        ("random text", random_tokens(model, 16, 3), SamplingParams(temperature=100, seed=1)),
+        ("misleading text", repeating, SamplingParams(temperature=100, seed=1, logit_bias=among_few)),
+    ):
+        request = Request(prompt, sampling, count)
+        for engine in (drafting, plain):
+            decoding_seconds(engine, request)  # so that costs are known, as in a process that runs for a while
+        pairs = [(decoding_seconds(plain, request), decoding_seconds(drafting, request)) for _ in range(3 * repeat)]
+        ratio = statistics.median(a / b for a, b in pairs)
+        print(f"drafts on {name}: {ratio:.3f} times as fast as without")
+
+
+def decoding_seconds(engine: Engine, request: Request) -> float:
+    """How long the tokens after the first take."""
+    outputs = engine.generate(request)
+    next(outputs)
+    return seconds(lambda: list(outputs))
 
 
 def sequences(model: GptOss, count: int) -> None:
@@ -164,11 +190,8 @@ def copying(model: GptOss, repeat: int) -> None:
     prompt = render(to_conversation("What is 457 + 386?", effort="high"), model.tokenizer)
     said = [step.token for step in model.engine.generate(Request(prompt, GREEDY))]
     again = Request([*prompt, *said, *prompt, *said, *prompt], GREEDY, len(said) - 1)
-    _, _, ratio = paired(
-        lambda: list(new_engine(model).generate(again)),
-        lambda: list(new_engine(model, EngineOptions(prefix_bytes=0)).generate(again)),
-        repeat,
-    )
+    drafting, plain = new_engine(model, DRAFTING), new_engine(model)
+    _, _, ratio = paired(lambda: list(plain.generate(again)), lambda: list(drafting.generate(again)), repeat)
     print(f"drafts on repeated text: {ratio:.2f} times as fast as without (prompt included)")
 
 

@@ -102,13 +102,12 @@ class Buffers:
         self._storage = None
         while old:
             kept = old.pop(0)
-            plane = mx.zeros((*kept.shape[:2], room, kept.shape[3]), kept.dtype)
-            plane[:, :, : kept.shape[2]] = kept
+            plane = kernels.append(kernels.room((*kept.shape[:2], room, kept.shape[3]), kept.dtype), kept, 0)
             mx.eval(plane)
             planes.append(plane)
         if not planes:
             layout = self._layout(like.dtype, like.shape[3])
-            planes = [mx.zeros((*like.shape[:2], room, width), dtype) for dtype, width in layout]
+            planes = [kernels.room((*like.shape[:2], room, width), dtype) for dtype, width in layout]
         return Storage(planes)
 
     def _layout(self, dtype: mx.Dtype, width: int) -> list[tuple[mx.Dtype, int]]:

@@ -68,13 +68,15 @@ def native() -> Any:
     return kernels.extension
 
 
-@pytest.fixture(params=["native", "plain"])
+@pytest.fixture(params=["native", "pages", "plain"])
 def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Appending in place, and MLX's own way."""
-    if request.param == "native":
-        request.getfixturevalue("native")
-    else:
+    """Appending in place, to small buffers and to such as large ones are, and MLX's own way."""
+    if request.param == "plain":
         monkeypatch.setattr(kernels, "extension", None)
+        return
+    request.getfixturevalue("native")
+    if request.param == "pages":
+        monkeypatch.setattr(kernels, "LARGE", 0)
 
 
 @pytest.fixture(scope="module", params=kernels.extension.available_isas() if kernels.extension else ["none"])

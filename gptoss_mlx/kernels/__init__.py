@@ -7,6 +7,7 @@ without a compiler MLX's portable operations in float32.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -60,6 +61,8 @@ __all__ = [
     "native",
     "on_gpu",
     "rms_norm",
+    "room",
+    "room_bytes",
     "rounding",
     "route",
     "swiglu",
@@ -137,6 +140,23 @@ def heads(
         parts: mx.array = _native_call("heads", x, width, *(rope or (None, None)), mx.float32)
         return parts
     return plain.heads(x, width, rope)
+
+
+LARGE = 1 << 22
+"""Bytes from which on native arrays to append to are pages of their own."""
+
+
+def room(shape: Sequence[int], dtype: mx.Dtype) -> mx.array:
+    """Zeros to append to. Where they are large, native ones take memory only as they are written."""
+    if native() and math.prod(shape) * dtype.size >= LARGE:
+        pages: mx.array = _native_call("fresh_pages", shape, dtype)
+        return pages
+    return mx.zeros(shape, dtype)
+
+
+def room_bytes() -> int:
+    """Bytes that such arrays hold and MLX does not count."""
+    return 0 if extension is None else int(extension.page_bytes())
 
 
 def append(buffer: mx.array, fresh: mx.array, start: int) -> mx.array:

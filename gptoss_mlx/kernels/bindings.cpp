@@ -15,6 +15,7 @@
 #include "common/pool.h"
 #include "experts/experts.h"
 #include "mapping/mapping.h"
+#include "mapping/pages.h"
 #include "norm/norm.h"
 #include "product/product.h"
 #include "rope/rope.h"
@@ -70,6 +71,11 @@ NB_MODULE(_native, m) {
         .def(nb::new_(&Mapping::open), "path"_a)
         .def("array", &Mapping::array, "offset"_a, "shape"_a, "dtype"_a);
 
+    m.def(
+        "fresh_pages",
+        [](const std::vector<int64_t>& shape, mx::Dtype dtype) { return gptoss::fresh_pages(shape, dtype); }, "shape"_a,
+        "dtype"_a);
+    m.def("page_bytes", &gptoss::page_bytes);
     m.def(
         "product",
         [](Array x, const Weight& weight, int precision) {

@@ -16,7 +16,7 @@ from types import ModuleType
 
 import mlx.core as mx
 
-INTERFACE = 5
+INTERFACE = 6
 """What this Python code expects of the extension; CMakeLists.txt states the same number."""
 
 OFF = "GPTOSS_NATIVE"

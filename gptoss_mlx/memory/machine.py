@@ -65,7 +65,7 @@ class Machine:
             RequestError: GPTOSS_CACHE names no kind of cache.
         """
         kv = kernels.cache_kind()
-        own = mx.get_active_memory() + mx.get_cache_memory()
+        own = mx.get_active_memory() + mx.get_cache_memory() + kernels.room_bytes()
         if not kernels.on_gpu():
             total, free = _ram(root)
             return cls("cpu", total, min(total, free + own), kernels.native(), kv or "float32")

@@ -134,7 +134,7 @@ def test_where_nothing_can_be_mapped_a_warning_says_so(folder: Path, monkeypatch
 
     genuine = kernels.extension
     with monkeypatch.context() as patch:
-        patch.setattr(kernels, "extension", SimpleNamespace(Mapping=refuse, Unmappable=UnmappableError))
+        patch.setattr(kernels, "extension", SimpleNamespace(Mapping=refuse, Unmappable=UnmappableError, page_bytes=int))
         with pytest.warns(UserWarning, match=r"model\.safetensors: read into memory.*No such device"):
             model = load_model(folder)[0]
     assert kernels.extension is genuine

@@ -126,6 +126,15 @@ def test_nothing_is_read_before_it_is_used_and_nothing_is_copied(native: Any, tm
     assert anonymous() - resident < LARGE // 8
 
 
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").is_dir(), reason="this system has no large pages")
+def test_large_pages_are_asked_for(native: Any, tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    array = mapped(native, write(path, {"x": ("F32", (LARGE // 4096, 1024))})["x"])
+    _, after = Path("/proc/self/smaps").read_text().split(str(path), 1)
+    assert " hg" in after[after.index("VmFlags:") :].splitlines()[0]
+    del array
+
+
 # No way to write
 
 

@@ -29,8 +29,8 @@ inline int64_t tile_floats(int64_t width) { return kResults + kHeads * padded(wi
 
 inline int64_t attention_space(int64_t rows, int64_t width) {
     const int64_t wide = padded(width, kLanes * kColumns);
-    return padded(rows, kHeads) * wide + 2 * kBlock * wide + (kBlock + kKeys) * kHeads +
-           2 * source_space(kBlock, width);
+    return padded(rows, kHeads) * wide + 2 * kBlock * wide + (kSplit + kKeys) * kHeads +
+           2 * source_space(kSplit, width);
 }
 
 // kLanes elements of a vector of floats from i on, zero beyond its end.
@@ -58,8 +58,8 @@ struct Block {
     bool asks;     // for memory ahead: the first tile does it for all
 };
 
-// Bring vectors [first, last) of a source to the second-level cache. Hardware that looks ahead stops at each page, and
-// keys and values change places too often for it.
+// Bring vectors [first, last) of a source to the second-level cache. Left to itself the processor does not look far
+// enough ahead: too much work lies between the loads.
 inline void ask_for(const Source& source, int64_t first, int64_t last) {
     for (int64_t at = first * source.stride; at < last * source.stride; at += 64)
         __builtin_prefetch(source.data + at, 0, 2);
@@ -71,10 +71,7 @@ template <Format format>
                                          float* scores) {
     constexpr int kSums = kHeads * kKeys;
     for (int64_t j = first; j < last; j += kKeys, scores += kSums) {
-        if (block.asks) {  // the next block's keys, and the values that come next
-            ask_for(block.keys, j + kBlock, j + kBlock + kKeys);
-            ask_for(block.values, j, j + kKeys);
-        }
+        if (block.asks) ask_for(block.keys, j + kBlock, j + kBlock + kKeys);
         Reader<format> keys[kKeys];
         for (int c = 0; c < kKeys; ++c) keys[c] = Reader<format>(block.keys, j + c < last ? j + c : last - 1);
         F dots[kSums];
@@ -108,6 +105,7 @@ inline void weigh_block(const Block& block, const float* weights, int64_t first,
             for (int r = 0; r < kHeads; ++r) total[c][r] = load(results + (c * kHeads + r) * kLanes);
         const float* weight = weights;
         for (int64_t j = first; j < last; ++j, weight += kHeads) {
+            if (block.asks && i == 0) ask_for(block.values, j + kBlock, j + kBlock + 1);
             const Reader<format> value(block.values, j);
             F part[kColumns];
 #pragma GCC unroll 4
@@ -175,10 +173,11 @@ inline void hide(const Sight* sights, int64_t first, int64_t last, float* scores
     }
 }
 
-// One tile of rows and the block of keys [start, end), of which it sees a part.
+// One tile of rows and the blocks of keys [start, end), of which it sees a part. First all scores, then all values:
+// long stretches of memory are read faster than short ones in turns.
 template <Format format>
-inline void attend_block(const Block& block, const float* queries, const Sight* sights, int64_t start, int64_t end,
-                         float* scores, float* tile) {
+inline void attend_span(const Block& block, const float* queries, const Sight* sights, int64_t start, int64_t end,
+                        float* scores, float* tile) {
     int64_t first = sights[0].first, last = sights[0].last;
     for (int r = 1; r < kHeads; ++r) {
         first = first < sights[r].first ? first : sights[r].first;
@@ -186,12 +185,21 @@ inline void attend_block(const Block& block, const float* queries, const Sight* 
     }
     first = first > start ? start + (first - start) / kKeys * kKeys : start;
     last = last < end ? last : end;
-    if (first >= last) return;
-    const int64_t whole = padded(last - first, kKeys);
-    score_block<format>(block, queries, first - start, last - start, scores);
-    hide(sights, first, first + whole, scores);
-    soften(scores, whole * kHeads, block.wide, tile);
-    weigh_block<format>(block, scores, first - start, last - start, tile + kResults);
+    const auto blocks = [&](auto act) {
+        for (int64_t from = first; from < last;) {
+            const int64_t next = start + ((from - start) / kBlock + 1) * kBlock, to = next < last ? next : last;
+            act(from, to, padded(to - from, kKeys), scores + (from - start) * kHeads);
+            from = to;
+        }
+    };
+    blocks([&](int64_t from, int64_t to, int64_t whole, float* own) {
+        score_block<format>(block, queries, from - start, to - start, own);
+        hide(sights, from, from + whole, own);
+    });
+    blocks([&](int64_t from, int64_t to, int64_t whole, float* own) {
+        soften(own, whole * kHeads, block.wide, tile);
+        weigh_block<format>(block, own, from - start, to - start, tile + kResults);
+    });
 }
 
 // Vectors that can be loaded where they are.
@@ -210,8 +218,8 @@ struct Tiles {
 template <Format format>
 inline void attend_tiles(Block block, const Tiles& tiles, int64_t start, int64_t end) {
     for (int64_t t = 0; t < tiles.count; ++t, block.asks = false)
-        attend_block<format>(block, tiles.queries + t * kHeads * block.wide, tiles.sights + t * kHeads, start, end,
-                             tiles.scores, tiles.results + t * (kResults + kHeads * block.wide));
+        attend_span<format>(block, tiles.queries + t * kHeads * block.wide, tiles.sights + t * kHeads, start, end,
+                            tiles.scores, tiles.results + t * (kResults + kHeads * block.wide));
 }
 
 inline void attend_tiles(Format format, const Block& block, const Tiles& tiles, int64_t start, int64_t end) {
@@ -235,10 +243,11 @@ inline void attend_blocks(const Rows& rows, const Tiles& tiles, int64_t first, i
     const Format format = rows.keys.format;
     const bool direct = loads_directly(rows.keys, rows.width, wide) && loads_directly(rows.values, rows.width, wide) &&
                         format == rows.values.format && (tiles.count == 1 || format == Format::kFloat32);
-    for (int64_t start = first; start < last; start += kBlock) {
-        const int64_t end = start + kBlock < last ? start + kBlock : last, count = end - start;
+    const int64_t span = direct && tiles.count == 1 ? kSplit : kBlock;  // tiles find a block in the cache
+    for (int64_t start = first; start < last; start += span) {
+        const int64_t end = start + span < last ? start + span : last, count = end - start;
         Source keys = source_of(rows.keys, start, end, rows.width, group_space);
-        Source values = source_of(rows.values, start, end, rows.width, group_space + source_space(kBlock, rows.width));
+        Source values = source_of(rows.values, start, end, rows.width, group_space + source_space(kSplit, rows.width));
         if (!direct) {
             keys = widened(keys, rows.keys, count, rows.width, wide, space);
             values = widened(values, rows.values, count, rows.width, wide, space + kBlock * wide);
@@ -266,7 +275,7 @@ inline void attend_split(const Rows& rows, int64_t first, float* results, float*
     }
     float* scores = queries + count * kHeads * wide;
     const Tiles tiles{queries, rows.sights, count, results, scores};
-    attend_blocks(rows, tiles, begin, end, wide, space, scores + (kBlock + kKeys) * kHeads);
+    attend_blocks(rows, tiles, begin, end, wide, space, scores + (kSplit + kKeys) * kHeads);
 }
 
 inline void begin_tile(const float* sinks, int64_t width, float* tile) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 
 #include "common/pool.h"
 #include "mlx/backend/cpu/encoder.h"
@@ -10,6 +11,32 @@ namespace gptoss {
 namespace {
 
 constexpr int64_t kPiece = 64 * 1024;  // bytes that a thread takes at a time
+
+// The heads of an array (B, K, T, D): where they are if each lies in one piece, as in a part of a buffer, else copied.
+class Heads {
+  public:
+    explicit Heads(const mx::array& x)
+        : data_(x.data<uint8_t>()),
+          count_(x.shape(1)),
+          batch_(x.strides(0) * int64_t(x.itemsize())),
+          head_(x.strides(1) * int64_t(x.itemsize())) {
+        if (x.strides(3) == 1 && x.strides(2) == x.shape(3)) return;
+        copied_.emplace(x);
+        head_ = x.shape(2) * x.shape(3) * int64_t(x.itemsize()), batch_ = count_ * head_;
+    }
+
+    // The numbers are there now.
+    void settle() {
+        if (copied_) data_ = copied_->get<uint8_t>();
+    }
+
+    const uint8_t* at(int64_t i) const { return data_ + i / count_ * batch_ + i % count_ * head_; }
+
+  private:
+    const uint8_t* data_;
+    int64_t count_, batch_, head_;
+    std::optional<Dense> copied_;
+};
 
 class Append : public mx::Primitive {
   public:
@@ -24,11 +51,11 @@ class Append : public mx::Primitive {
         const int64_t from = fresh.shape(2) * token, to = buffer.shape(2) * token;  // bytes of one head
         const int64_t heads = int64_t(buffer.shape(0)) * buffer.shape(1);
         mx::cpu::get_command_encoder(stream()).dispatch(
-            [from, to, heads, dense = Dense(fresh), out = outputs[0].data<uint8_t>() + start_ * token]() mutable {
+            [from, to, heads, source = Heads(fresh), out = outputs[0].data<uint8_t>() + start_ * token]() mutable {
                 if (from == 0) return;  // an array of nothing may lie nowhere
-                const auto* in = dense.get<uint8_t>();
+                source.settle();
                 parallel(heads, std::max<int64_t>(1, kPiece / from), [&](int64_t first, int64_t last) {
-                    for (int64_t h = first; h < last; ++h) std::memcpy(out + h * to, in + h * from, from);
+                    for (int64_t h = first; h < last; ++h) std::memcpy(out + h * to, source.at(h), from);
                 });
             });
     }

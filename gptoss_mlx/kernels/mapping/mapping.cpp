@@ -6,9 +6,10 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <limits>
 #include <stdexcept>
 #include <system_error>
+
+#include "mapping/foreign.h"
 
 namespace gptoss {
 namespace {
@@ -22,19 +23,6 @@ struct Descriptor {
         if (number >= 0) ::close(number);
     }
 };
-
-// What MLX keeps in front of an array's first byte on the CPU: a buffer's address is that of its size (a size_t),
-// and Buffer::raw_ptr() is 8 more.
-constexpr int64_t kSizeField = sizeof(size_t);
-
-int64_t bytes_of(const std::vector<int64_t>& shape, int64_t itemsize) {
-    int64_t bytes = itemsize;
-    for (const int64_t length : shape)
-        if (length < 0 || length > std::numeric_limits<mx::ShapeElem>::max() ||
-            __builtin_mul_overflow(bytes, length, &bytes))
-            throw std::invalid_argument("a length from 0 to 2147483647 expected, " + std::to_string(length) + " found");
-    return bytes;
-}
 
 }  // namespace
 
@@ -50,6 +38,9 @@ std::shared_ptr<Mapping> Mapping::open(const std::string& path) {
     void* data =
         ::mmap(nullptr, size_t(about.st_size), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, file.number, 0);
     if (data == MAP_FAILED) throw Unmappable(reason());
+    // Where the file system can, large pages: fewer faults, fewer addresses to look up, and the disk is read in long
+    // stretches. Files that are in the cache already, in small pages, stay there as they are.
+    ::madvise(data, size_t(about.st_size), MADV_HUGEPAGE);
     return std::shared_ptr<Mapping>(new Mapping(static_cast<char*>(data), about.st_size));
 }
 
@@ -64,22 +55,7 @@ mx::array Mapping::array(int64_t offset, const std::vector<int64_t>& shape, mx::
     if (offset % itemsize != 0)
         throw std::invalid_argument("offset " + std::to_string(offset) + " is no multiple of " +
                                     std::to_string(itemsize));
-    // MLX copies what array(void*, ...) is given, since its CPU allocator makes no buffers of foreign memory. A Data
-    // with a deleter of its own avoids that. It is sound because of what MLX does with such a buffer:
-    // - Its data begin 8 bytes behind its address. The buffer is the whole mapping, the array's offset says where in it
-    //   the tensor lies.
-    // - Allocator::size(), and nothing else, reads these first 8 bytes as the buffer's size. They are there: in a
-    //   safetensors file they hold the header's length. Size is only asked of buffers that may be donated, and by
-    //   Contiguous, which shares a buffer that is no larger than the array and copies else: right in both cases.
-    // - Only Data that malloc made is owned; other Data is never donated, so no operation writes its result there,
-    //   and is not handed to Allocator::free(), which would put it into MLX's cache, but to the deleter.
-    auto deleter = [self = shared_from_this()](mx::allocator::Buffer) {};
-    const mx::Shape lengths(shape.begin(), shape.end());
-    const mx::array whole(mx::allocator::Data(mx::allocator::Buffer(data_), deleter), lengths, dtype);
-    mx::array part(lengths, dtype, nullptr, {});
-    part.copy_shared_buffer(whole, whole.strides(), whole.flags(), whole.data_size(), (offset - kSizeField) / itemsize);
-    part.set_status(mx::array::Status::available);
-    return part;
+    return foreign_array(data_, offset - kSizeField, shape, dtype, shared_from_this());
 }
 
 }  // namespace gptoss
