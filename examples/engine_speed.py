@@ -132,8 +132,12 @@ def random_text(model: GptOss, count: int, repeat: int) -> None:
         request = Request(prompt, sampling, count)
         for engine in (drafting, plain):
             decoding_seconds(engine, request)  # so that costs are known, as in a process that runs for a while
-        pairs = [(decoding_seconds(plain, request), decoding_seconds(drafting, request)) for _ in range(3 * repeat)]
-        ratio = statistics.median(a / b for a, b in pairs)
+        ratios = []
+        for turn in range(4 * repeat):  # short runs: neither is always the first
+            order = (plain, drafting) if turn % 2 else (drafting, plain)
+            took = {engine: decoding_seconds(engine, request) for engine in order}
+            ratios.append(took[plain] / took[drafting])
+        ratio = statistics.median(ratios)
         print(f"drafts on {name}: {ratio:.3f} times as fast as without")
 
 

@@ -19,6 +19,9 @@ LENGTHS = (0, 2, 4, 8, 16)
 LONGEST, SHORTEST = 5, 3
 """Tokens of context by which the continuation is looked up."""
 
+CANDIDATES = 8
+"""Places where the shortest context stood that are looked at for a longer one."""
+
 MARGIN = 1.1
 """How many times as fast a draft must promise to be: promises are uncertain, and a wrong one costs."""
 
@@ -53,31 +56,39 @@ class PromptLookup:
     def __init__(self) -> None:
         self._seen = 0
         self._found: int | None = None
-        self._ends: list[dict[tuple[int, ...], int]] = [{} for _ in range(SHORTEST, LONGEST + 1)]
+        self._ends: dict[tuple[int, ...], int] = {}  # of the shortest contexts, where each stood last
+        self._earlier: list[int] = []  # for each context, where the same stood before, or 0
 
     def draft(self, tokens: Sequence[int], count: int) -> list[int]:
-        """The tokens behind the last place where the longest possible context stood; then those guesses, repeated."""
+        """What followed the last place where most of the context stood, of the last few; then that again."""
         if self._seen < len(tokens):
-            self._learn(tokens, len(tokens) - 1)  # all but the context that ends right here
+            self._learn(tokens)
             self._found = self._find(tokens)
-            self._learn(tokens, len(tokens))
         if self._found is None:
             return []
         guess = list(tokens[self._found : self._found + count])
         return [guess[i % len(guess)] for i in range(count)]
 
-    def _find(self, tokens: Sequence[int]) -> int | None:
-        for size in range(min(LONGEST, len(tokens)), SHORTEST - 1, -1):
-            found = self._ends[size - SHORTEST].get(tuple(tokens[-size:]))
-            if found is not None:
-                return found
-        return None
+    def _learn(self, tokens: Sequence[int]) -> None:
+        first = max(0, self._seen - SHORTEST + 1)
+        contexts = zip(*(tokens[first + i :] for i in range(SHORTEST)), strict=False)
+        for end, context in enumerate(contexts, first + SHORTEST):
+            self._earlier.append(self._ends.get(context, 0))
+            self._ends[context] = end
+        self._seen = len(tokens)
 
-    def _learn(self, tokens: Sequence[int], last: int) -> None:
-        for end in range(self._seen + 1, last + 1):
-            for size in range(SHORTEST, min(LONGEST, end) + 1):
-                self._ends[size - SHORTEST][tuple(tokens[end - size : end])] = end
-        self._seen = max(self._seen, last)
+    def _find(self, tokens: Sequence[int]) -> int | None:
+        found, most, end = None, 0, self._earlier[-1] if self._earlier else 0
+        for _ in range(CANDIDATES):
+            if end == 0 or most == LONGEST:
+                break
+            size = SHORTEST
+            while size < min(LONGEST, end) and tokens[end - size - 1] == tokens[-size - 1]:
+                size += 1
+            if size > most:
+                found, most = end, size
+            end = self._earlier[end - SHORTEST]
+        return found
 
 
 class Costs:
@@ -155,15 +166,20 @@ class Speculation:
                 break
 
     def _length(self, allowed: int, rows: int, costs: Costs) -> int:
-        if allowed < LENGTHS[1]:
-            return 0
-        best = max((n for n in LENGTHS if n <= allowed), key=lambda n: self._speed(n, rows, costs))
-        if self._speed(best, rows, costs) > MARGIN * self._speed(0, rows, costs):
+        if allowed < LENGTHS[1] or (self._drafter.free and self._gain(LENGTHS[-1]) < (MARGIN - 1) * rows):
+            return 0  # not even if rows cost nothing
+        speeds = {n: self._speed(n, rows, costs) for n in LENGTHS if n <= allowed}
+        best = max(speeds, key=speeds.__getitem__)
+        if speeds[best] > MARGIN * speeds[0]:
             self._declined = 0
             return best
         self._declined += 1
         return LENGTHS[1] if not self._drafter.free and self._declined % RETRY == 0 else 0
 
     def _speed(self, drafted: int, rows: int, costs: Costs) -> float:
-        gained = sum(self._rate**i for i in range(1, drafted + 1))
-        return (rows + gained) / (costs.of(rows + drafted) + drafted * self._drafter.seconds)
+        return (rows + self._gain(drafted)) / (costs.of(rows + drafted) + drafted * self._drafter.seconds)
+
+    def _gain(self, drafted: int) -> float:
+        """Tokens of a draft that are to be expected to come true: the sum of rate**i."""
+        rate = min(self._rate, 0.9999)
+        return rate * (1 - rate**drafted) / (1 - rate)

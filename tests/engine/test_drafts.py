@@ -7,22 +7,24 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gptoss_mlx.engine.drafts import LENGTHS, LONGEST, SHORTEST, Costs, PromptLookup, Speculation
+from gptoss_mlx.engine.drafts import CANDIDATES, LENGTHS, LONGEST, SHORTEST, Costs, PromptLookup, Speculation
 
 
 def looked_up(tokens: Sequence[int], count: int) -> list[int]:
-    """The definition: what stood behind the last earlier place of the longest context."""
-    for size in range(min(LONGEST, len(tokens)), SHORTEST - 1, -1):
-        context = list(tokens[-size:])
-        for end in range(len(tokens) - 1, size - 1, -1):
-            if list(tokens[end - size : end]) == context:
+    """The definition: what stood behind the last earlier place of the longest context, of the last few such places."""
+    places = range(len(tokens) - 1, SHORTEST - 1, -1)
+    candidates = [end for end in places if tokens[end - SHORTEST : end] == tokens[-SHORTEST:]][:CANDIDATES]
+    for size in range(LONGEST, SHORTEST - 1, -1):
+        for end in candidates:
+            if size <= end and tokens[end - size : end] == tokens[-size:]:
                 period = len(tokens) - end
                 return [tokens[end + i % period] for i in range(count)]
     return []
 
 
-@given(st.lists(st.integers(0, 3), max_size=60), st.integers(1, 16), st.integers(1, 7))
-def test_lookup_is_what_a_search_finds(tokens: list[int], count: int, step: int) -> None:
+@given(st.integers(1, 3), st.data(), st.integers(1, 16), st.integers(1, 7))
+def test_lookup_is_what_a_search_finds(letters: int, data: st.DataObject, count: int, step: int) -> None:
+    tokens = data.draw(st.lists(st.integers(0, letters), max_size=120))
     lookup = PromptLookup()
     for end in [*range(1, len(tokens), step), len(tokens)]:
         assert lookup.draft(tokens[:end], count) == looked_up(tokens[:end], count)
