@@ -1,6 +1,7 @@
 // PreparedRows of activations in the form that a product takes, and the products of such rows.
 #pragma once
 
+#include <memory>
 #include <vector>
 
 #include "common/kernels.h"
@@ -17,19 +18,19 @@ enum class Form { kFloat, kSplit, kStrip };
 // The form in which the active instruction set multiplies a matrix.
 Form form_for(const Matrix& matrix, Precision precision);
 
-// Memory that begins at a cache line.
+// Memory that begins at a cache line; what is in it is for others to write.
 class Buffer {
   public:
-    explicit Buffer(int64_t bytes) : storage_(bytes + 64) {}
+    explicit Buffer(int64_t bytes) : storage_(std::make_unique_for_overwrite<uint8_t[]>(bytes + 64)) {}
 
     uint8_t* data() {
-        const auto start = reinterpret_cast<uintptr_t>(storage_.data());
+        const auto start = reinterpret_cast<uintptr_t>(storage_.get());
         return reinterpret_cast<uint8_t*>((start + 63) / 64 * 64);
     }
     float* floats() { return reinterpret_cast<float*>(data()); }
 
   private:
-    std::vector<uint8_t> storage_;
+    std::unique_ptr<uint8_t[]> storage_;
 };
 
 class PreparedRows {
