@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import threading
+import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
@@ -231,7 +232,7 @@ class _Connection:
         while isinstance(nested := getattr(reason, "exceptions", None), tuple) and nested:
             reason = nested[0]  # task groups wrap the one error that matters
         text = " ".join(str(reason).split()) or type(reason).__name__
-        line = self._last_words.line if self._last_words is not None else ""
+        line = self._last_words.heard() if self._last_words is not None else ""
         return f"{text}; its last words: {line}" if line else text
 
 
@@ -288,6 +289,14 @@ class _LastWords:
         self.file: TextIO = os.fdopen(writing, "w")
         self._thread = threading.Thread(target=self._listen, args=(reading,), name="MCP server stderr", daemon=True)
         self._thread.start()
+
+    def heard(self) -> str:
+        """That line; if there is none, the thread gets a moment to read what a server that died has left behind."""
+        for _ in range(10):
+            if self.line:
+                break
+            time.sleep(0.01)
+        return self.line
 
     def close(self) -> None:
         """Let go of the pipe; the thread ends when the server has."""

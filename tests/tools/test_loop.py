@@ -96,6 +96,7 @@ def test_an_interrupt_cancels_the_coroutine(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows sends signals to no thread")
 def test_an_interrupt_that_another_thread_takes_is_heard() -> None:
     given_up, ended, was_heard = threading.Event(), threading.Event(), []
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
 
     def take() -> None:
         time.sleep(0.5)  # the main thread waits by now
@@ -103,11 +104,14 @@ def test_an_interrupt_that_another_thread_takes_is_heard() -> None:
         was_heard.append(given_up.wait(10))
         ended.set()
 
-    with BackgroundLoop() as background:
-        with pytest.raises(KeyboardInterrupt):
-            background.run(in_thread(take))
-        given_up.set()
-        assert ended.wait(10)
+    try:
+        with BackgroundLoop() as background:
+            with pytest.raises(KeyboardInterrupt):
+                background.run(in_thread(take))
+            given_up.set()
+            assert ended.wait(10)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert was_heard == [True]
 
 
