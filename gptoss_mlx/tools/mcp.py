@@ -14,7 +14,6 @@ import logging
 import os
 import re
 import threading
-import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
@@ -167,16 +166,16 @@ class _Connection:
         import anyio
 
         if asyncio.get_running_loop() is not self._loop:
-            return self._failure("it lives in another event loop; use BackgroundLoop to keep one")
+            return await self._failure("it lives in another event loop; use BackgroundLoop to keep one")
         if self._client is None:
-            return self._failure("the connection is closed")
+            return await self._failure("the connection is closed")
         try:
             with anyio.fail_after(self._timeout):
                 return read_result(await self._client.call_tool(tool, arguments))
         except TimeoutError:
-            return self._failure(f"no answer in {self._timeout:g} s")
+            return await self._failure(f"no answer in {self._timeout:g} s")
         except Exception as error:  # noqa: BLE001 - what a broken server makes of the protocol package is without end
-            return self._failure(error)
+            return await self._failure(error)
 
     async def close(self) -> None:
         """End the connection, politely if that does not take long."""
@@ -224,7 +223,9 @@ class _Connection:
                     transport = streamable_http_client(url, http_client=http)
             yield await stack.enter_async_context(Client(transport, cache=None))
 
-    def _failure(self, reason: BaseException | str) -> ToolResult:
+    async def _failure(self, reason: BaseException | str) -> ToolResult:
+        if self._last_words is not None:
+            await self._last_words.heard()
         return ToolResult(f"MCP server {self.name!r}: {self._told(reason)}", failed=True)
 
     def _told(self, reason: BaseException | str | None) -> str:
@@ -232,7 +233,7 @@ class _Connection:
         while isinstance(nested := getattr(reason, "exceptions", None), tuple) and nested:
             reason = nested[0]  # task groups wrap the one error that matters
         text = " ".join(str(reason).split()) or type(reason).__name__
-        line = self._last_words.heard() if self._last_words is not None else ""
+        line = self._last_words.line if self._last_words is not None else ""
         return f"{text}; its last words: {line}" if line else text
 
 
@@ -290,13 +291,12 @@ class _LastWords:
         self._thread = threading.Thread(target=self._listen, args=(reading,), name="MCP server stderr", daemon=True)
         self._thread.start()
 
-    def heard(self) -> str:
-        """That line; if there is none, the thread gets a moment to read what a server that died has left behind."""
+    async def heard(self) -> None:
+        """Give the thread a moment to read what a server that has just died left behind, if it has read nothing yet."""
         for _ in range(10):
-            if self.line:
-                break
-            time.sleep(0.01)
-        return self.line
+            if self.line or not self._thread.is_alive():
+                return
+            await asyncio.sleep(0.01)
 
     def close(self) -> None:
         """Let go of the pipe; the thread ends when the server has."""
