@@ -23,9 +23,6 @@ from .errors import MemoryLimitError
 STEP = 256
 """Tokens by which buffers are rounded up."""
 
-LARGE = 1 << 22
-"""Bytes of a plane from which on freed ones are given back to the system."""
-
 Self = TypeVar("Self", bound="Buffers")
 
 
@@ -76,7 +73,7 @@ class Buffers:
             keep_from, room = self._plan(count)
             keep_from = max(keep_from, self.base)  # after a rewind or in a snapshot there may be no more than is needed
             storage = self._moved(like, keep_from, rounded(room))
-            if storage.planes[0].nbytes >= LARGE:
+            if storage.planes[0].nbytes >= kernels.LARGE:
                 _give_back()
             self._storage, self.base = storage, keep_from
             used = self.offset - self.base

@@ -35,6 +35,7 @@ __all__ = [
     "CACHE_DTYPES",
     "FIRST_STEP",
     "GROUP",
+    "LARGE",
     "Codes",
     "Packed",
     "Rounding",
@@ -143,7 +144,8 @@ def heads(
 
 
 LARGE = 1 << 22
-"""Bytes from which on native arrays to append to are pages of their own."""
+"""Bytes from which on arrays to append to are large: native ones are pages of their own, and what they replace is given
+back to the system."""
 
 
 def room(shape: Sequence[int], dtype: mx.Dtype) -> mx.array:
