@@ -15,6 +15,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import mlx.core as mx
 import numpy as np
@@ -33,7 +34,6 @@ from gptoss_mlx.sampling import Sampler
 PLAIN = EngineOptions(prefix_bytes=0, speculate=False)
 DRAFTING = EngineOptions(prefix_bytes=0)
 GREEDY = SamplingParams(temperature=0)
-MEASUREMENTS = ("later_turn", "scheduler", "random_text", "sequences", "rows", "copying", "masks")
 
 
 def main() -> None:
@@ -43,23 +43,16 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, default=2000, help="tokens of the first turn")
     parser.add_argument("--generate", type=int, default=48, help="tokens per measurement")
     parser.add_argument("--repeat", type=int, default=5)
-    parser.add_argument("--only", nargs="+", choices=MEASUREMENTS, default=MEASUREMENTS, metavar="WHAT")
+    parser.add_argument("--only", nargs="+", choices=MEASUREMENTS, metavar="WHAT")
     options = parser.parse_args()
+    embedded = options.folder == "demo"
+    if not embedded and "copying" in (options.only or ()):
+        parser.error("copying: only the embedded model says again what stands in its prompt")
     model = gptoss_mlx.load(options.folder)
-    warm = new_engine(model)
-    list(warm.generate(Request(random_tokens(model, 512, 0), GREEDY, 8)))  # maps weights, builds kernels
-    measurements: dict[str, Callable[[], None]] = {
-        "later_turn": lambda: later_turn(model, options.prompt),
-        "scheduler": lambda: scheduler(model, options.generate, options.repeat),
-        "random_text": lambda: random_text(model, 4 * options.generate, options.repeat),
-        "sequences": lambda: sequences(model, options.generate),
-        "rows": lambda: rows(model, options.repeat),
-        "copying": lambda: copying(model, options.repeat),
-        "masks": lambda: masks(model, options.repeat),
-    }
-    for name in options.only:
-        if name != "copying" or options.folder == "demo":
-            measurements[name]()
+    list(new_engine(model).generate(Request(random_tokens(model, 512, 0), GREEDY, 8)))  # maps weights, builds kernels
+    for name in options.only or MEASUREMENTS:
+        if embedded or name != "copying":
+            MEASUREMENTS[name](model, options)
 
 
 def new_engine(model: GptOss, options: EngineOptions = PLAIN) -> Engine:
@@ -80,9 +73,18 @@ def seconds(act: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def paired(first: Callable[[], object], second: Callable[[], object], repeat: int) -> tuple[float, float, float]:
-    """Medians of two things done in turns, in seconds, and the median of their ratios first / second."""
-    pairs = [(seconds(first), seconds(second)) for _ in range(repeat)]
+def paired(first: Callable[[], float], second: Callable[[], float], repeat: int) -> tuple[float, float, float]:
+    """Medians of two measurements in seconds, made in turns, and the median of their ratios first / second.
+
+    What is not always the first of the two does not always pay for what the other left behind.
+    """
+    pairs = []
+    for turn in range(repeat):
+        if turn % 2:
+            latter, former = second(), first()
+        else:
+            former, latter = first(), second()
+        pairs.append((former, latter))
     return (
         statistics.median(a for a, _ in pairs),
         statistics.median(b for _, b in pairs),
@@ -115,7 +117,8 @@ def scheduler(model: GptOss, count: int, repeat: int) -> None:
                 logits = model.model(mx.array([tokens[-1:]]), caches, positions=slice(-1, None))[0, -1]
 
     engine = new_engine(model)
-    own, plain, ratio = paired(lambda: list(engine.generate(Request(prompt, sampling, count))), loop, repeat)
+    request = Request(prompt, sampling, count)
+    own, plain, ratio = paired(lambda: seconds(lambda: list(engine.generate(request))), lambda: seconds(loop), repeat)
     print(f"scheduler: {count / own:.1f} tokens/s, a plain loop {count / plain:.1f}: {ratio:.3f} of its time")
 
 
@@ -132,12 +135,9 @@ def random_text(model: GptOss, count: int, repeat: int) -> None:
         request = Request(prompt, sampling, count)
         for engine in (drafting, plain):
             decoding_seconds(engine, request)  # so that costs are known, as in a process that runs for a while
-        ratios = []
-        for turn in range(4 * repeat):  # short runs: neither is always the first
-            order = (plain, drafting) if turn % 2 else (drafting, plain)
-            took = {engine: decoding_seconds(engine, request) for engine in order}
-            ratios.append(took[plain] / took[drafting])
-        ratio = statistics.median(ratios)
+        _, _, ratio = paired(
+            partial(decoding_seconds, plain, request), partial(decoding_seconds, drafting, request), 4 * repeat
+        )
         print(f"drafts on {name}: {ratio:.3f} times as fast as without")
 
 
@@ -178,14 +178,17 @@ def rows(model: GptOss, repeat: int) -> None:
     caches = model.model.make_cache()
     mx.eval(prefill(model.model, random_tokens(model, 64, 4), caches))
 
-    def step(count: int) -> None:
+    def pass_over(count: int) -> None:
         tokens = mx.array([random_tokens(model, count, time.perf_counter_ns())])
         with kernels.rounding("step"):
             mx.eval(model.model(tokens, caches))
         for cache in caches:
             cache.rewind(64)
 
-    costs = {count: paired(lambda n=count: step(1 + n), lambda: step(1), repeat)[2] for count in (2, 4, 8, 16)}  # type: ignore[misc]
+    def cost(drafted: int) -> float:
+        return paired(lambda: seconds(lambda: pass_over(1 + drafted)), lambda: seconds(lambda: pass_over(1)), repeat)[2]
+
+    costs = {drafted: cost(drafted) for drafted in (2, 4, 8, 16)}
     print("verifying drafted tokens, in passes over one: " + ", ".join(f"{n}: {cost:.2f}" for n, cost in costs.items()))
 
 
@@ -195,7 +198,11 @@ def copying(model: GptOss, repeat: int) -> None:
     said = [step.token for step in model.engine.generate(Request(prompt, GREEDY))]
     again = Request([*prompt, *said, *prompt, *said, *prompt], GREEDY, len(said) - 1)
     drafting, plain = new_engine(model, DRAFTING), new_engine(model)
-    _, _, ratio = paired(lambda: list(plain.generate(again)), lambda: list(drafting.generate(again)), repeat)
+    _, _, ratio = paired(
+        lambda: seconds(lambda: list(plain.generate(again))),
+        lambda: seconds(lambda: list(drafting.generate(again))),
+        repeat,
+    )
     print(f"drafts on repeated text: {ratio:.2f} times as fast as without (prompt included)")
 
 
@@ -230,6 +237,18 @@ def masks(model: GptOss, repeat: int) -> None:
     masked = statistics.median(seconds(follow) for _ in range(repeat)) / len(tokens)
     passed = statistics.median(seconds(step) for _ in range(3 * repeat))
     print(f"masks: {1e3 * masked:.3f} ms per token, {100 * masked / passed:.2f} % of a step of {1e3 * passed:.1f} ms")
+
+
+MEASUREMENTS: dict[str, Callable[[GptOss, argparse.Namespace], None]] = {
+    "later_turn": lambda model, options: later_turn(model, options.prompt),
+    "scheduler": lambda model, options: scheduler(model, options.generate, options.repeat),
+    "random_text": lambda model, options: random_text(model, 4 * options.generate, options.repeat),
+    "sequences": lambda model, options: sequences(model, options.generate),
+    "rows": lambda model, options: rows(model, options.repeat),
+    "copying": lambda model, options: copying(model, options.repeat),
+    "masks": lambda model, options: masks(model, options.repeat),
+}
+"""What `--only` takes."""
 
 
 if __name__ == "__main__":
